@@ -1,0 +1,5 @@
+"""Optimizers that solve penalized problems exactly."""
+
+from kerasreg.optimizers.proximal import Proximal
+
+__all__ = ["Proximal"]

@@ -1,0 +1,360 @@
+"""Put penalties on a model that exists, and find the ones it has."""
+
+import copy
+import fnmatch
+import inspect
+import re
+import warnings
+
+import keras
+
+from kerasreg.regularizers.base import Penalty
+from kerasreg.regularizers.elementwise import L1, L2, ElasticNet
+
+
+def as_penalty(regularizer):
+    """Convert a Keras regularizer into the penalty with the same value.
+
+    Args:
+        regularizer: A `Penalty` (returned as it is), a `keras.regularizers.L1`,
+            `L2` or `L1L2`, a name or config that `keras.regularizers.get` takes,
+            or `None`.
+
+    Returns:
+        A `Penalty`, or `None` for `None`.
+
+    Raises:
+        TypeError: If it has no penalty of the same value.
+        ValueError: If a name is unknown.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.regularizers import as_penalty
+    >>> as_penalty(keras.regularizers.L1L2(l1=0.1, l2=0.01))
+    ElasticNet(l1=0.1, l2=0.01)
+    >>> as_penalty("l2")
+    L2(l2=0.01)
+    """
+    original, regularizer = regularizer, keras.regularizers.get(regularizer)
+    if regularizer is None or isinstance(regularizer, Penalty):
+        return regularizer
+    known = {
+        keras.regularizers.L1: lambda r: L1(_number(r.l1)),
+        keras.regularizers.L2: lambda r: L2(_number(r.l2)),
+        keras.regularizers.L1L2: lambda r: ElasticNet(_number(r.l1), _number(r.l2)),
+    }
+    if type(regularizer) not in known:
+        raise TypeError(
+            "Invalid value for argument `regularizer`. Expected a "
+            "kerasreg.regularizers.Penalty or keras.regularizers.L1, L2 or L1L2. "
+            f"Received: regularizer={original!r}"
+        )
+    return known[type(regularizer)](regularizer)
+
+
+def penalties_of(model):
+    """Find the penalties on the weights of a model.
+
+    Args:
+        model: A built `keras.Model` or `keras.Layer`.
+
+    Returns:
+        A dict from the path of each weight to its `Penalty`, in the order of
+        `model.weights`, frozen weights included (Keras leaves those out of the
+        loss). Where several weights have the same path, the second is
+        `"path#2"`. Penalties on activities belong to no weight and are not
+        listed; nor are regularizers that are not a `Penalty`.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.regularizers import L1, penalties_of
+    >>> layer = keras.layers.Dense(2, kernel_regularizer=L1(0.1), name="head")
+    >>> layer.build((None, 3))
+    >>> penalties_of(layer)
+    {'head/kernel': L1(l1=0.1)}
+    """
+    return {
+        path: variable.regularizer
+        for path, variable in _paths(model)
+        if isinstance(variable.regularizer, Penalty)
+    }
+
+
+def regularize(model, rules):
+    """Attach penalties to the weights of a model that is already built.
+
+    Works on pretrained, compiled and trained models. Each weight gets a copy of
+    the penalty, with a strength of its own, in place of the regularizer it had.
+
+    By default only kernels (and embeddings) are meant: biases and the weights of
+    normalization layers are left alone unless a rule names them.
+
+    Args:
+        model: A built `keras.Model` or `keras.Layer`.
+        rules: A penalty for every kernel, or a dict from a key to a penalty. A
+            penalty is anything `as_penalty` takes; `None` takes a regularizer
+            off. Where rules overlap the later one wins. A key is
+
+            * a glob pattern (`"block?_conv*"`), matched against the name of each
+              layer and of the models and layers it lies in, and against the name
+              and the path of each weight (`"kernel"`, `"*/depthwise_kernel"`). A
+              bias or normalization weight is meant only if the last part of the
+              pattern is its full name: `"bias"`, `"head/bias"`, `"*/gamma"`;
+            * a layer class (`keras.layers.Conv2D`), subclasses included;
+            * a pair of both, `(layer, weight name)`.
+
+    Returns:
+        A dict from the path of each weight to the penalty attached to it.
+
+    Raises:
+        ValueError: If the model is not built, or a rule matches no weight.
+        TypeError: If a key or a penalty is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.regularizers import L1, L2, regularize
+    >>> model = keras.Sequential([
+    ...     keras.Input((4,)),
+    ...     keras.layers.Dense(8, name="hidden"),
+    ...     keras.layers.Dense(1, name="head"),
+    ... ])
+    >>> regularize(model, {"*": L2(1e-4), "head": L1(1e-3)})
+    {'hidden/kernel': L2(l2=0.0001), 'head/kernel': L1(l1=0.001)}
+    """
+    if not isinstance(rules, dict):
+        rules = {"*": rules}
+    if not getattr(model, "built", False):
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a built model (call it on "
+            f"data or give it an Input first). Received: model={model!r}"
+        )
+    sites = _sites(model)
+    chosen = {}
+    for key, penalty in rules.items():
+        penalty = as_penalty(penalty)
+        matched = [site for site in sites if _matches(key, site)]
+        if not matched:
+            raise ValueError(
+                f"Invalid value for argument `rules`. Expected keys that match a "
+                f"weight; this model has {[site.path for site in sites]}. "
+                f"Received: rules with the key {key!r}"
+            )
+        chosen.update({site: penalty for site in matched})
+    attached = {}
+    for site in (site for site in sites if site in chosen):
+        penalty = copy.copy(chosen[site])
+        site.attach(penalty)
+        if penalty is not None:
+            attached[site.path] = penalty
+    _attach_to_attention(model)
+    _warn_unsaved(model, attached)
+    warn_batch_norm(site.variable for site in sites)
+    _retrace(model)
+    return attached
+
+
+_BIASES = ("bias", "beta")
+
+
+def _normalizations():
+    module = keras.layers
+    return tuple(
+        cls
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls) and name.endswith("Normalization")
+    )
+
+
+class _Site:
+    """One weight of a model, the layer that owns it, and where that lies."""
+
+    def __init__(self, variable, path, layer, ancestors):
+        self.variable, self.path = variable, path
+        self.layer, self.ancestors = layer, ancestors
+
+    @property
+    def by_default(self):
+        """Whether a rule means this weight without naming it."""
+        return self.variable.name not in _BIASES and not isinstance(
+            self.layer, _normalizations()
+        )
+
+    def attach(self, penalty):
+        """Set the penalty on the weight and on the layer that saves it."""
+        if penalty is not None:
+            penalty.attach(self.variable)
+        self.variable.regularizer = penalty
+        name = self.variable.name
+        for attribute in (name, name.removesuffix("_kernel"), "depthwise"):
+            attribute += "_regularizer"
+            if hasattr(self.layer, attribute):
+                setattr(self.layer, attribute, penalty)
+                return
+
+
+def _number(value):
+    return float(keras.ops.convert_to_numpy(value))
+
+
+def _paths(model):
+    """Yield each weight of the model with its path, made unique."""
+    seen = {}
+    for variable in model.weights:
+        count = seen[variable.path] = seen.get(variable.path, 0) + 1
+        yield variable.path if count == 1 else f"{variable.path}#{count}", variable
+
+
+def _sites(model):
+    """The weights that a penalty can sit on, in the order of `model.weights`."""
+    owners = {}
+
+    def walk(layer, ancestors):
+        fixed = {id(v) for v in getattr(layer, "_non_trainable_variables", [])}
+        children = list(layer._flatten_layers(include_self=False, recursive=False))
+        inner = {id(v) for child in children for v in child.weights}
+        for variable in layer.weights:
+            if id(variable) not in inner | fixed:
+                owners.setdefault(id(variable), (layer, ancestors))
+        for child in children:
+            walk(child, (*ancestors, layer))
+
+    walk(model, ())
+    return [
+        _Site(variable, path, *owners[id(variable)])
+        for path, variable in _paths(model)
+        if id(variable) in owners and "float" in str(variable.dtype)
+    ]
+
+
+def _matches(key, site):
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], str):
+        layer, name = key
+        return fnmatch.fnmatchcase(site.variable.name, name) and _in_layer(layer, site)
+    if isinstance(key, str) and _names_weight(key, site):
+        return True
+    return site.by_default and _in_layer(key, site)
+
+
+def _names_weight(pattern, site):
+    """Whether a glob names this weight, by its name or by its path."""
+    last = pattern.rsplit("/", 1)[-1]
+    if not site.by_default and last != site.variable.name:
+        return False
+    text = site.path if "/" in pattern else site.variable.name
+    return fnmatch.fnmatchcase(text, pattern)
+
+
+def _in_layer(key, site):
+    layers = (*site.ancestors[1:], site.layer)
+    if isinstance(key, str):
+        return any(fnmatch.fnmatchcase(layer.name, key) for layer in layers)
+    if inspect.isclass(key) and issubclass(key, keras.layers.Layer):
+        return any(isinstance(layer, key) for layer in layers)
+    raise TypeError(
+        "Invalid key in argument `rules`. Expected a glob pattern, a layer class or "
+        f"a pair of one of them and a weight name. Received: {key!r}"
+    )
+
+
+def _attach_to_attention(model):
+    """Let MultiHeadAttention save the penalty that all its projections have.
+
+    It makes its projections anew from its own arguments when it is loaded, so it
+    can save one penalty for all of them and no other.
+    """
+    for layer in model._flatten_layers():
+        for role in ("kernel", "bias"):
+            attribute = f"_{role}_regularizer"
+            parts = list(layer._flatten_layers(include_self=False, recursive=False))
+            found = [getattr(part, attribute[1:], None) for part in parts]
+            found = [
+                penalty
+                for penalty, part in zip(found, parts, strict=True)
+                if any(v.name == role for v in part.weights)
+            ]
+            if (
+                hasattr(layer, attribute)
+                and found
+                and all(isinstance(penalty, Penalty) for penalty in found)
+                and len({repr(penalty) for penalty in found}) == 1
+            ):
+                setattr(layer, attribute, copy.copy(found[0]))
+
+
+def _warn_unsaved(model, attached):
+    """Warn about penalties that the model's config does not contain.
+
+    Asked of Keras itself: those whose `get_config` is not called while the model
+    makes its config, would be lost on loading.
+    """
+    saved = set()
+
+    def watch(penalty):
+        def get_config():
+            saved.add(id(penalty))
+            return type(penalty).get_config(penalty)
+
+        return get_config
+
+    for penalty in attached.values():
+        penalty.get_config = watch(penalty)
+    try:
+        keras.saving.serialize_keras_object(model)
+    except NotImplementedError:
+        return  # such a model cannot be saved by its config at all
+    finally:
+        for penalty in attached.values():
+            del penalty.get_config
+    lost = [path for path, penalty in attached.items() if id(penalty) not in saved]
+    if lost:
+        warnings.warn(
+            f"The penalties on {lost} are at work but will not be saved with the "
+            "model: their layers have no argument in their config for them. Call "
+            "`regularize` again after loading.",
+            stacklevel=3,
+        )
+
+
+def warn_batch_norm(variables):
+    """Warn about penalized kernels right before a batch normalization.
+
+    Args:
+        variables: The weights of a model in order, as `keras.Variable`s.
+    """
+    variables = [v for v in variables if hasattr(v, "path")]
+    found = []
+    for kernel, *rest in zip(variables, variables[1:], [*variables[2:], None]):
+        if not isinstance(kernel.regularizer, Penalty) or len(kernel.shape) < 2:
+            continue
+        parent = kernel.path.rpartition("/")[0]
+        following = next(
+            (v for v in rest if v is not None and not v.path.startswith(parent + "/")),
+            None,
+        )
+        if following is None or following.name not in ("gamma", "beta"):
+            continue
+        layer = following.path.split("/")[-2:][0]
+        if _BATCH_NORM.search(layer) and following.shape[-1] in kernel.shape[-2:]:
+            found.append(f"{kernel.path} (before {layer})")
+    if found:
+        warnings.warn(
+            "A batch normalization follows the penalized kernels "
+            f"{found}. It undoes their scale, so an L2 penalty there only changes "
+            "the effective learning rate and a penalty can fall without the model "
+            "getting simpler. Penalize the normalization's gamma instead, or whole "
+            "units by GroupLasso (van Laarhoven 2017, arXiv 1706.05350).",
+            stacklevel=3,
+        )
+
+
+_BATCH_NORM = re.compile(r"batch_?norm|(^|_)bn(?![a-z])", re.IGNORECASE)
+
+
+def _retrace(model):
+    """Have a model that was compiled trace its steps again."""
+    for function in ("train_function", "test_function"):
+        if getattr(model, function, None) is not None:
+            setattr(model, function, None)

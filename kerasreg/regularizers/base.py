@@ -1,0 +1,208 @@
+"""The base class of every penalty: a value, a proximal map and a strength."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasreg.regularizers import routing
+
+
+class Penalty(keras.regularizers.Regularizer):
+    """A penalty on a weight: one object with a value, a map and a strength.
+
+    A subclass implements `value(w)` and, if it has one, `prox(w, step)`, both
+    in terms of `self.lam`, the current strength as a scalar tensor. It can then
+    be given wherever Keras takes a regularizer; `kerasreg.optimizers.Proximal`
+    and `solve` use its proximal map, and everything else in kerasreg turns its
+    strength.
+
+    The strength is to a penalty what `learning_rate` is to an optimizer. It
+    lives in a scalar variable, so that a running `fit` sees a change without
+    being traced again. The variable is not a weight of the model: it is never in
+    `get_weights()`; it is saved in the config, and by `Proximal` with its state.
+
+    Args:
+        strength: Non-negative finite number.
+
+    Raises:
+        ValueError: If `strength` is negative, NaN or infinite.
+        TypeError: If `strength` is not a number.
+
+    Example:
+
+    >>> from keras import ops
+    >>> from kerasreg.regularizers import Penalty
+    >>> class Huber(Penalty):
+    ...     def value(self, w):
+    ...         size = ops.abs(w)
+    ...         bowl = ops.where(size < 1.0, ops.square(w) / 2.0, size - 0.5)
+    ...         return self.lam * ops.sum(bowl)
+    ...     def get_config(self):
+    ...         return {"strength": self.strength}
+    >>> penalty = Huber(0.1)
+    >>> penalty.strength = 2.0
+    >>> float(penalty(ops.array([0.0, 3.0])))
+    5.0
+
+    Reference: Parikh & Boyd 2014, "Proximal algorithms", section 1.1.
+    """
+
+    def __init__(self, strength):
+        strength = check_number("strength", strength)
+        self._strength = keras.Variable(
+            initializer=lambda shape, dtype=None: ops.convert_to_tensor(
+                strength, dtype=dtype
+            ),
+            shape=(),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name="strength",
+        )
+
+    @property
+    def strength(self):
+        """The current strength, a float. Setting it reaches a running `fit`."""
+        return shortest(self._strength.numpy())
+
+    @strength.setter
+    def strength(self, value):
+        self._strength.assign(check_number("strength", value))
+
+    @property
+    def lam(self):
+        """The current strength as a scalar tensor, for `value` and `prox`."""
+        return ops.convert_to_tensor(self._strength.value)
+
+    @property
+    def has_prox(self):
+        """Whether this penalty has a proximal map."""
+        return type(self).prox is not Penalty.prox
+
+    def attach(self, variable):
+        """Hook that `regularize` calls with the weight it attaches a penalty to.
+
+        A subclass raises here if it does not fit the weight, or notes its value.
+
+        Args:
+            variable: `keras.Variable`.
+        """
+
+    def __call__(self, w):
+        """The penalty of `w`, a scalar, as Keras adds it to the loss.
+
+        Args:
+            w: Weight or activity, of any floating-point dtype. Half precision
+                is computed in float32.
+
+        Returns:
+            A scalar tensor, float32 (float64 for a float64 `w`).
+        """
+        if routing.muted.covers(self):
+            return ops.zeros((), dtype="float32")
+        if isinstance(w, keras.Variable) and self.has_prox:
+            w = routing.tap(w)
+        else:
+            w = ops.convert_to_tensor(w)
+        if keras.backend.standardize_dtype(w.dtype) != "float64":
+            w = ops.cast(w, "float32")
+        return self.value(w)
+
+    def value(self, w):
+        """The penalty of `w`.
+
+        Args:
+            w: Float tensor.
+
+        Returns:
+            A scalar tensor.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `value(self, w)`."
+        )
+
+    def prox(self, w, step):
+        """The proximal map: argmin_u Σ (u − w)²/(2·step) + value(u).
+
+        Args:
+            w: Float tensor.
+            step: Positive scalar, or a tensor of the shape of `w`.
+
+        Returns:
+            A tensor of the shape of `w`.
+
+        Raises:
+            NotImplementedError: If the penalty has no proximal map.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no proximal map: it stays in the loss. "
+            "To give it one, implement `prox(self, w, step)`."
+        )
+
+    def get_config(self):
+        """The constructor's arguments, with the *current* strength."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must implement `get_config(self)`."
+        )
+
+    @classmethod
+    def from_config(cls, config):
+        """Make the penalty of `get_config`."""
+        return cls(**config)
+
+    def __reduce__(self):
+        return _rebuild, (type(self), self.get_config())
+
+    def __copy__(self):
+        return self.from_config(self.get_config())
+
+    def __deepcopy__(self, memo):
+        return self.from_config(self.get_config())
+
+    def __repr__(self):
+        arguments = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+
+def _rebuild(cls, config):
+    return cls.from_config(config)
+
+
+def check_number(name, value, above=None):
+    """Check a scalar argument and return it as a float.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the user gave.
+        above: The value must be greater than this; by default it must be
+            non-negative.
+
+    Returns:
+        The float.
+
+    Raises:
+        TypeError: If it is not a real number.
+        ValueError: If it is out of range, NaN or infinite.
+    """
+    expected = "a non-negative finite number" if above is None else (
+        f"a finite number greater than {above:g}"
+    )
+    message = (
+        f"Invalid value for argument `{name}`. Expected {expected}. "
+        f"Received: {name}={value!r}"
+    )
+    if isinstance(value, (str, bytes, bool)) or value is None:
+        raise TypeError(message)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(message) from None
+    if not np.isfinite(number) or (number < 0 if above is None else number <= above):
+        raise ValueError(message)
+    return number
+
+
+def shortest(value):
+    """The float with the fewest digits that is the same float32 as `value`."""
+    return float(str(np.float32(value)))

@@ -1,0 +1,140 @@
+"""The table of every public object, with arguments that are valid.
+
+A new public object is one new row here; `tests/contract.py` holds what an object of
+its kind must pass, and `tests/test_package.py` fails when a row is missing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from kerasreg import callbacks, datasets, optimizers, plots, regularizers, selection
+
+KINDS = {"regularizer", "optimizer", "layer", "callback", "function", "base", "result"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One public object.
+
+    Attributes:
+        name: Where users find it, e.g. `"kerasreg.regularizers.L1"`.
+        kind: One of `KINDS`; it decides which contract the object must pass.
+        public: The object itself.
+        make: Builds an instance; `None` for functions and base classes.
+        labels: What is special about it: `"rank 2"` needs a weight with two axes,
+            `"anchored"` depends on where the weight was first seen.
+    """
+
+    name: str
+    kind: str
+    public: Any
+    make: Callable[..., Any] | None = None
+    labels: frozenset[str] = field(default_factory=frozenset)
+
+    def __str__(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+def _data(rows: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, 6)).astype("float32")
+    return x, x[:, :1] - 0.5 * x[:, 1:2]
+
+
+def _regularizer(name: str, make: Callable[[], Any], *labels: str) -> Case:
+    public = getattr(regularizers, name)
+    return Case(
+        f"kerasreg.regularizers.{name}",
+        "regularizer",
+        public,
+        make,
+        frozenset(labels),
+    )
+
+
+REGULARIZERS = [
+    _regularizer("ElasticNet", lambda: regularizers.ElasticNet(l1=0.02, l2=0.01)),
+    _regularizer("L1", lambda: regularizers.L1(0.02)),
+    _regularizer("L2", lambda: regularizers.L2(0.02)),
+    _regularizer("MCP", lambda: regularizers.MCP(lam=0.02, gamma=3.0)),
+    _regularizer("SCAD", lambda: regularizers.SCAD(lam=0.02, gamma=3.7)),
+    _regularizer(
+        "GroupLasso",
+        lambda: regularizers.GroupLasso(0.02, axis="input"),
+        "rank 2",
+    ),
+    _regularizer(
+        "SparseGroupLasso",
+        lambda: regularizers.SparseGroupLasso(l1=0.02, group=0.01, axis="output"),
+    ),
+    _regularizer(
+        "Anchored",
+        lambda: regularizers.Anchored(regularizers.L1(0.02), mu=0.03),
+        "anchored",
+    ),
+]
+
+# What `Proximal` wraps: the factories of the inner optimizers.
+INNER_OPTIMIZERS: dict[str, Callable[..., keras.optimizers.Optimizer]] = {
+    "SGD": lambda **kw: keras.optimizers.SGD(0.05, **kw),
+    "momentum": lambda **kw: keras.optimizers.SGD(0.01, momentum=0.9, **kw),
+    "Nesterov": lambda **kw: keras.optimizers.SGD(
+        0.01, momentum=0.9, nesterov=True, **kw
+    ),
+    "RMSprop": lambda **kw: keras.optimizers.RMSprop(0.01, **kw),
+    "RMSprop-momentum-centered": lambda **kw: keras.optimizers.RMSprop(
+        0.002, momentum=0.9, centered=True, **kw
+    ),
+    "Adam": lambda **kw: keras.optimizers.Adam(0.01, **kw),
+    "AMSGrad": lambda **kw: keras.optimizers.Adam(0.01, amsgrad=True, **kw),
+    "AdamW": lambda **kw: keras.optimizers.AdamW(0.01, weight_decay=1e-4, **kw),
+    "Nadam": lambda **kw: keras.optimizers.Nadam(0.01, **kw),
+    "Adamax": lambda **kw: keras.optimizers.Adamax(0.01, **kw),
+    "Adagrad": lambda **kw: keras.optimizers.Adagrad(0.1, **kw),
+}
+
+OPTIMIZERS = [
+    Case(
+        "kerasreg.optimizers.Proximal",
+        "optimizer",
+        optimizers.Proximal,
+        lambda inner="adam": optimizers.Proximal(inner),
+    ),
+]
+
+CALLBACKS = [
+    Case(
+        "kerasreg.callbacks.Polish",
+        "callback",
+        callbacks.Polish,
+        lambda: callbacks.Polish(*_data(), tol=1e-4, max_steps=50),
+    ),
+]
+
+
+def _plain(module: Any, name: str, kind: str = "function") -> Case:
+    return Case(f"{module.__name__}.{name}", kind, getattr(module, name))
+
+
+PLAIN = [
+    _plain(regularizers, "Penalty", "base"),
+    _plain(regularizers, "as_penalty"),
+    _plain(regularizers, "regularize"),
+    _plain(regularizers, "penalties_of"),
+    _plain(optimizers, "solve"),
+    _plain(datasets, "breast_cancer"),
+    _plain(datasets, "Tabular", "result"),
+    _plain(selection, "compare"),
+    _plain(plots, "weight_histogram"),
+    _plain(plots, "coefficient_path"),
+    _plain(plots, "learning_curves"),
+]
+
+CASES = [*REGULARIZERS, *OPTIMIZERS, *CALLBACKS, *PLAIN]
+
+# The sub-packages whose `__all__` is the public list.
+PUBLIC_MODULES = [callbacks, datasets, optimizers, plots, regularizers, selection]

@@ -1,0 +1,184 @@
+"""Runs the shared contract over the table of public objects."""
+
+import inspect
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from kerasreg.regularizers import ElasticNet
+from tests import contract
+from tests.cases import CALLBACKS, CASES, INNER_OPTIMIZERS, KINDS, OPTIMIZERS
+from tests.cases import REGULARIZERS as PENALTIES
+from tests.positions import POSITIONS
+
+regularizers = pytest.mark.parametrize("case", PENALTIES, ids=str)
+optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
+callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
+inner_optimizers = pytest.mark.parametrize(
+    "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
+)
+xla = pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+
+
+def _penalty():
+    return ElasticNet(l1=0.01, l2=0.01)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_row(case):
+    assert case.kind in KINDS
+    assert inspect.getdoc(case.public)
+
+
+@regularizers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.check_config_round_trip,
+        contract.check_identifiers,
+        contract.check_strength,
+        contract.check_clone,
+        contract.check_not_a_weight,
+        contract.check_eager_and_traced,
+        contract.check_gradient_at_zero,
+        contract.check_half_precision,
+        contract.check_gradient_accumulation,
+        contract.check_reproducible,
+        contract.check_copies,
+        contract.check_prox_minimizes,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_regularizer(case, check):
+    check(case)
+
+
+@regularizers
+@pytest.mark.parametrize(
+    "check",
+    [contract.check_save_and_load, contract.check_weights_file],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_regularizer_on_disk(case, check, tmp_path):
+    check(case, tmp_path)
+
+
+@xla
+@regularizers
+def test_regularizer_live_strength(case, jit_compile):
+    contract.check_live_strength(case, jit_compile)
+
+
+@regularizers
+def test_regularizer_two_devices(case, two_cpus):
+    contract.check_two_devices(case, two_cpus)
+
+
+def test_regularizers_travel_to_another_process():
+    penalties = [case.make() for case in PENALTIES]
+    for penalty in penalties:
+        penalty.strength = 0.25
+    program = (
+        "import pickle, sys\n"
+        "for p in pickle.load(sys.stdin.buffer):\n"
+        "    print(type(p).__name__, p.strength, sep=' ')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        input=pickle.dumps(penalties),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stdout.decode().splitlines() == [f"{c} 0.25" for c in PENALTIES]
+
+
+@regularizers
+@pytest.mark.parametrize("position", POSITIONS, ids=str)
+def test_position(case, position):
+    vectors = ("beta_regularizer", "bias_regularizer", "gamma_regularizer")
+    if "rank 2" in case.labels and position.argument in vectors:
+        layer = position.make(case.make())
+        layer.build(position.shape)
+        if min(len(w.shape) for w in layer.weights if w.regularizer) < 2:
+            with pytest.raises(ValueError, match="axis"):
+                sum(layer.losses)
+            return
+    if "anchored" in case.labels and position.shared > 1:
+        # One anchor cannot serve weights of several shapes; `regularize` copies.
+        layer = position.make(case.make())
+        layer.build(position.shape)
+        with pytest.raises(ValueError, match="Expected the anchor's shape"):
+            sum(layer.losses)
+        return
+    contract.check_position(case, position)
+
+
+@inner_optimizers
+@optimizers
+def test_optimizer_config(case, inner):
+    contract.check_optimizer_config(case, inner)
+
+
+@inner_optimizers
+@optimizers
+def test_optimizer_save(case, inner, tmp_path):
+    contract.check_optimizer_save(case, inner, _penalty(), tmp_path)
+
+
+@xla
+@inner_optimizers
+@optimizers
+def test_optimizer_trace(case, inner, jit_compile):
+    contract.check_optimizer_trace(case, inner, _penalty(), jit_compile)
+
+
+@inner_optimizers
+@optimizers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.check_optimizer_zeros,
+        contract.check_optimizer_accumulation,
+        contract.check_optimizer_half_precision,
+        contract.check_optimizer_reproducible,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_optimizer_"),
+)
+def test_optimizer(case, inner, check):
+    check(case, inner, _penalty())
+
+
+@inner_optimizers
+@optimizers
+def test_optimizer_two_devices(case, inner, two_cpus):
+    contract.check_optimizer_two_devices(case, inner, _penalty(), two_cpus)
+
+
+@xla
+@regularizers
+def test_regularizer_under_optimizers(case, jit_compile):
+    for optimizer in OPTIMIZERS:
+        contract.check_optimizer_trace(
+            optimizer, INNER_OPTIMIZERS["Adam"], case.make(), jit_compile
+        )
+
+
+@regularizers
+def test_regularizer_under_saved_optimizers(case, tmp_path):
+    for optimizer in OPTIMIZERS:
+        contract.check_optimizer_save(
+            optimizer, INNER_OPTIMIZERS["momentum"], case.make(), tmp_path
+        )
+
+
+@callbacks
+@pytest.mark.parametrize(
+    "check",
+    [contract.check_callback_fit, contract.check_callback_again],
+    ids=lambda check: check.__name__.removeprefix("check_callback_"),
+)
+def test_callback(case, check):
+    check(case, _penalty())
