@@ -34,7 +34,7 @@ format: $(STAMP) ## Format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 
 docs: $(STAMP) ## Build the manual into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## Run every benchmark (benchmarks/*/run.py)
 	@set -e; for script in benchmarks/*/run.py; do \

@@ -1,3 +1,21 @@
-"""kerasreg: a regularization toolbox for Keras 3."""
+"""kerasreg: regularization for Keras 3, with exact zeros.
+
+A penalty is one object with a value, a proximal map and a strength. Give it to a
+layer, wrap your optimizer in `kerasreg.optimizers.Proximal`, and fit.
+
+Importing kerasreg registers its classes with Keras, so that saved models load, and
+does nothing else. What needs an optional package imports it when it is used.
+"""
+
+from kerasreg import datasets, optimizers, plots, regularizers, selection
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "datasets",
+    "optimizers",
+    "plots",
+    "regularizers",
+    "selection",
+]

@@ -10,6 +10,8 @@ methods for structured neural networks", eq. 4). Every map below is the exact
 minimizer for both kinds of step.
 """
 
+import math
+
 from keras import ops
 
 
@@ -73,14 +75,19 @@ def block_soft_threshold(v, step, lam, axes):
     if len(step.shape) == 0:
         norm = safe_norm(v, axes)
         threshold = ops.multiply(step, lam)
-        keep = ops.greater(norm, threshold)
+        keep = ops.logical_not(ops.less_equal(norm, threshold))  # also if it is NaN
         ratio = ops.divide(threshold, ops.where(keep, norm, ops.ones_like(norm)))
         return ops.where(keep, ops.multiply(v, ops.subtract(1.0, ratio)), 0.0)
-    dual = ops.divide_no_nan(v, step)
-    keep = ops.greater(ops.sum(ops.square(dual), axes, keepdims=True), lam * lam)
+    # A step of 0 (a learning rate that has run out) leaves its weight alone.
+    frozen = ops.where(ops.equal(v, 0.0), 0.0, math.inf)
+    dual = ops.where(step > 0.0, ops.divide_no_nan(v, step), frozen)
+    size = ops.sum(ops.square(dual), axes, keepdims=True)
+    keep = ops.logical_not(ops.less_equal(size, lam * lam))
     shift = ops.multiply(lam, step)
-    norm = safe_norm(v, axes)
-    t = ops.maximum(norm - ops.max(shift, axes, keepdims=True), 0.0)
+    # Two lower bounds of the root; with the second no term of the sum exceeds 1.
+    t = safe_norm(v, axes) - ops.max(shift, axes, keepdims=True)
+    t = ops.maximum(t, ops.max(ops.abs(v) - shift, axes, keepdims=True))
+    t = ops.maximum(t, 0.0)
     tiny = ops.cast(1e-30, v.dtype)
     for _ in range(_NEWTON_STEPS):
         inverse = ops.divide(1.0, ops.maximum(t + shift, tiny))
@@ -121,6 +128,7 @@ def firm_threshold(v, step, lam, gamma):
     Reference: Zhang 2010, "Nearly unbiased variable selection under minimax
     concave penalty", section 2; Gao & Bruce 1997 for the name.
     """
+    step = ops.convert_to_tensor(step, dtype=v.dtype)
     size = ops.abs(v)
     convex = ops.less(step, gamma)
     slope = ops.where(convex, 1.0 - step / gamma, 1.0)
@@ -136,9 +144,12 @@ def scad_threshold(v, step, lam, gamma):
     """The proximal map of the smoothly clipped absolute deviation penalty.
 
     The penalty's slope is `lam` up to `|u| = lam`, falls linearly to zero at
-    `gamma·lam`, and stays zero. Each of the three pieces has a closed-form
-    minimizer; the map takes the piece with the lowest objective, so it is the
-    global minimum for every step length.
+    `gamma·lam`, and stays zero. For `step < gamma − 1` the map is
+    `soft(v, step·lam)` up to `(1 + step)·lam`, the stationary point of the middle
+    piece up to `gamma·lam`, and the identity beyond. For longer steps the middle
+    piece is concave and the global minimum jumps from the first rule to the
+    identity where both objectives agree: at `lam·(gamma + 1 + step)/2` up to
+    `step = gamma + 1` and at `lam·√(step·(gamma + 1))` from there on.
 
     Args:
         v: Float tensor.
@@ -155,31 +166,21 @@ def scad_threshold(v, step, lam, gamma):
     array([0.5   , 1.7941, 5.    ], dtype=float32)
 
     Reference: Fan & Li 2001, "Variable selection via nonconcave penalized
-    likelihood", eq. 2.8 (step 1).
+    likelihood", eq. 2.8 (step 1); beyond `gamma − 1`, comparison of the pieces.
     """
+    step = ops.convert_to_tensor(step, dtype=v.dtype)
     size = ops.abs(v)
-    near = ops.minimum(ops.relu(size - step * lam), lam)
-    bent = gamma - 1.0 - step
-    convex = ops.greater(bent, 0.0)
-    stationary = ((gamma - 1.0) * size - step * gamma * lam) / ops.where(
-        convex, bent, 1.0
+    near = soft_threshold(v, step * lam)
+    bend = step / (gamma - 1.0)
+    convex = ops.less(bend, 1.0)
+    middle = soft_threshold(v, bend * gamma * lam) / ops.where(convex, 1.0 - bend, 1.0)
+    middle = ops.where(ops.less_equal(size, gamma * lam), middle, v)
+    smooth = ops.where(ops.less_equal(size, (1.0 + step) * lam), near, middle)
+    # Where the middle piece is concave the minimum jumps from the first to the last.
+    jump = lam * ops.where(
+        step < gamma + 1.0, (gamma + 1.0 + step) / 2.0, ops.sqrt(step * (gamma + 1.0))
     )
-    # Where the middle piece is concave its minimum is at an end, and both ends
-    # belong to the neighbouring pieces.
-    middle = ops.where(
-        convex, ops.minimum(ops.maximum(stationary, lam), gamma * lam), near
-    )
-    far = ops.maximum(size, gamma * lam)
-
-    def objective(u):
-        return ops.square(u - size) / 2.0 + step * scad_value(u, lam, gamma)
-
-    best, lowest = near, objective(near)
-    for u in (middle, far):
-        cost = objective(u)
-        better = ops.less(cost, lowest)
-        best, lowest = ops.where(better, u, best), ops.where(better, cost, lowest)
-    return ops.sign(v) * best
+    return ops.where(convex, smooth, ops.where(ops.less_equal(size, jump), near, v))
 
 
 def mcp_value(size, lam, gamma):
@@ -224,6 +225,6 @@ def safe_norm(v, axes):
         A tensor of norms.
     """
     square = ops.sum(ops.square(v), axes, keepdims=True)
-    positive = ops.greater(square, 0.0)
+    positive = ops.not_equal(square, 0.0)
     root = ops.sqrt(ops.where(positive, square, ops.ones_like(square)))
     return ops.where(positive, root, ops.zeros_like(square))

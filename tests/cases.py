@@ -129,6 +129,8 @@ PLAIN = [
     _plain(datasets, "breast_cancer"),
     _plain(datasets, "Tabular", "result"),
     _plain(selection, "compare"),
+    _plain(selection, "Comparison", "result"),
+    _plain(selection, "Row", "result"),
     _plain(plots, "weight_histogram"),
     _plain(plots, "coefficient_path"),
     _plain(plots, "learning_curves"),

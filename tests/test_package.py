@@ -158,7 +158,7 @@ def _documented():
     return set(re.findall(r"^::: ([\w.]+)$", pages, flags=re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", _public_names())
+@pytest.mark.parametrize("name", list(_public_names()))
 def test_every_public_name_is_documented(name):
     assert name in _documented()
 

@@ -7,7 +7,10 @@ second moment for Adam. The proximal map must be taken with that very `d`, else
 the weights settle at the solution of another problem.
 
 Each function returns `d` after the optimizer's update of one weight, from the
-same state that the update used. Reference: Yun, Lozano & Yang 2021, "Adaptive
+same state that the update used and the *rate*: the learning rate, or under
+momentum `β` its running sum `r ← β·r + lr`, which is what a constant gradient
+has moved the momentum buffer by. (It tends to `lr/(1 − β)`, but not while a
+schedule lowers the learning rate.) Reference: Yun, Lozano & Yang 2021, "Adaptive
 proximal gradient methods for structured neural networks", algorithm 1.
 """
 
@@ -15,47 +18,46 @@ import keras
 from keras import ops
 
 
-def _sgd(optimizer, index, learning_rate, dtype):
-    return learning_rate / ops.cast(1.0 - optimizer.momentum, dtype)
+def _sgd(optimizer, index, rate, dtype):
+    return rate
 
 
-def _rmsprop(optimizer, index, learning_rate, dtype):
+def _rmsprop(optimizer, index, rate, dtype):
     square = ops.convert_to_tensor(optimizer._velocities[index])
     if optimizer.centered:
         mean = ops.convert_to_tensor(optimizer._average_gradients[index])
         square = square - ops.square(mean)
-    learning_rate = learning_rate / ops.cast(1.0 - optimizer.momentum, dtype)
-    return learning_rate / ops.sqrt(square + optimizer.epsilon)
+    return rate / ops.sqrt(square + optimizer.epsilon)
 
 
-def _adam(optimizer, index, learning_rate, dtype):
+def _adam(optimizer, index, rate, dtype):
     moments = optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities
-    return _over_root(optimizer, moments[index], learning_rate, dtype)
+    return _over_root(optimizer, moments[index], rate, dtype)
 
 
-def _nadam(optimizer, index, learning_rate, dtype):
-    return _over_root(optimizer, optimizer._velocities[index], learning_rate, dtype)
+def _nadam(optimizer, index, rate, dtype):
+    return _over_root(optimizer, optimizer._velocities[index], rate, dtype)
 
 
-def _over_root(optimizer, moment, learning_rate, dtype):
+def _over_root(optimizer, moment, rate, dtype):
     correction = ops.sqrt(1.0 - _power(optimizer.beta_2, optimizer, dtype))
     # Nadam adds its epsilon to the corrected root, Adam to the plain one.
     if isinstance(optimizer, keras.optimizers.Nadam):
         epsilon = optimizer.epsilon * correction
     else:
         epsilon = optimizer.epsilon
-    return learning_rate * correction / (ops.sqrt(moment) + epsilon)
+    return rate * correction / (ops.sqrt(moment) + epsilon)
 
 
-def _adamax(optimizer, index, learning_rate, dtype):
-    return learning_rate / (
+def _adamax(optimizer, index, rate, dtype):
+    return rate / (
         ops.convert_to_tensor(optimizer._u[index]) + optimizer.epsilon
     )
 
 
-def _adagrad(optimizer, index, learning_rate, dtype):
+def _adagrad(optimizer, index, rate, dtype):
     total = ops.convert_to_tensor(optimizer._accumulators[index])
-    return learning_rate / ops.sqrt(total + optimizer.epsilon)
+    return rate / ops.sqrt(total + optimizer.epsilon)
 
 
 def _power(beta, optimizer, dtype):
@@ -80,8 +82,7 @@ def metric_of(optimizer):
         optimizer: A Keras optimizer.
 
     Returns:
-        A function of (optimizer, index of the weight, learning rate, dtype)
-        which returns a scalar tensor or one of the weight's shape.
+        A function of (optimizer, index of the weight, rate, dtype) which returns a scalar tensor or one of the weight's shape.
 
     Raises:
         ValueError: If the optimizer's steps have no diagonal metric, or it is a

@@ -70,6 +70,8 @@ class Proximal(keras.optimizers.Optimizer):
         self._inner_step = type(optimizer).update_step.__get__(optimizer)
         optimizer.update_step = self.update_step
         self._iterations = optimizer._iterations
+        self._momentum = getattr(optimizer, "momentum", 0.0)
+        self._reach = []
         for setting in _SETTINGS:
             setattr(self, setting, getattr(optimizer, setting))
 
@@ -80,6 +82,10 @@ class Proximal(keras.optimizers.Optimizer):
                 self.inner_optimizer.build(variables)
         self._trainable_variables = list(variables)
         self._known = {id(variable) for variable in variables}
+        if self._momentum:
+            self._reach = [
+                self.add_variable((), dtype="float32", name="reach") for _ in variables
+            ]
         warn_batch_norm(variables)
         self.built = True
 
@@ -120,8 +126,8 @@ class Proximal(keras.optimizers.Optimizer):
 
         def update(gradient, learning_rate):
             self._inner_step(gradient, variable, learning_rate)
-            dtype = variable.dtype
-            step = self._metric(inner, index, ops.cast(learning_rate, dtype), dtype)
+            rate = ops.cast(self._rate(index, learning_rate), variable.dtype)
+            step = self._metric(inner, index, rate, variable.dtype)
             value = penalty.prox(ops.reshape(variable, variable.shape), step)
             inner.assign(variable, value)
             if inner.use_ema:
@@ -130,6 +136,17 @@ class Proximal(keras.optimizers.Optimizer):
 
         learning_rate = ops.reshape(learning_rate, ())  # reads a variable
         return fused(update, gradient, variable)(gradient, learning_rate)
+
+    def _rate(self, index, learning_rate):
+        """How far a constant gradient moves this weight in the present step."""
+        if not self._momentum:
+            return learning_rate
+        reach = self._reach[index]
+        learning_rate = ops.cast(learning_rate, "float32")
+        self.inner_optimizer.assign(reach, self._momentum * reach + learning_rate)
+        if getattr(self.inner_optimizer, "nesterov", False):
+            return self._momentum * reach + learning_rate
+        return ops.reshape(reach, ())
 
     def _trains(self, variable):
         return not self.built or id(variable) in self._known
@@ -172,8 +189,8 @@ class Proximal(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
-        """The state of the inner optimizer."""
-        return self.inner_optimizer.variables
+        """The state of the inner optimizer, and its momentum's reach."""
+        return self.inner_optimizer.variables + self._reach
 
     @property
     def learning_rate(self):
@@ -195,13 +212,18 @@ class Proximal(keras.optimizers.Optimizer):
     def save_own_variables(self, store):
         """Save the strengths, as the inner optimizer saves its learning rate."""
         for index, penalty in self._penalties():
-            store[str(index)] = penalty.strength
+            store[f"strength_{index}"] = penalty.strength
+        for index, reach in enumerate(self._reach):
+            store[f"reach_{index}"] = reach.numpy()
 
     def load_own_variables(self, store):
         """Restore the strengths of the weights that still have a penalty."""
         for index, penalty in self._penalties():
-            if str(index) in store:
-                penalty.strength = float(store[str(index)][()])
+            if f"strength_{index}" in store:
+                penalty.strength = float(store[f"strength_{index}"][()])
+        for index, reach in enumerate(self._reach):
+            if f"reach_{index}" in store:
+                reach.assign(store[f"reach_{index}"])
 
     def _penalties(self):
         for index, variable in enumerate(self._trainable_variables):

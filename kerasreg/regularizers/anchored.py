@@ -109,6 +109,7 @@ class Anchored(Penalty):
         """Take the weight's present value as `w₀`, unless there is one."""
         if self._anchor is None:
             self.anchor(variable)
+        self._check_shape(variable.shape)
         if self.penalty is not None:
             self.penalty.attach(variable)
 

@@ -8,7 +8,7 @@ import warnings
 
 import keras
 
-from kerasreg.regularizers.base import Penalty
+from kerasreg.regularizers.base import Penalty, shortest
 from kerasreg.regularizers.elementwise import L1, L2, ElasticNet
 
 
@@ -88,8 +88,11 @@ def regularize(model, rules):
     Works on pretrained, compiled and trained models. Each weight gets a copy of
     the penalty, with a strength of its own, in place of the regularizer it had.
 
-    By default only kernels (and embeddings) are meant: biases and the weights of
-    normalization layers are left alone unless a rule names them.
+    By default only kernels (and embeddings) are meant: biases, scales, the weights
+    of normalization layers and vectors are left alone unless a rule names them.
+
+    Give it the model that is compiled, not a part of it: it has that model trace
+    its steps again.
 
     Args:
         model: A built `keras.Model` or `keras.Layer`.
@@ -100,8 +103,8 @@ def regularize(model, rules):
             * a glob pattern (`"block?_conv*"`), matched against the name of each
               layer and of the models and layers it lies in, and against the name
               and the path of each weight (`"kernel"`, `"*/depthwise_kernel"`). A
-              bias or normalization weight is meant only if the last part of the
-              pattern is its full name: `"bias"`, `"head/bias"`, `"*/gamma"`;
+              weight that is not meant by default is meant only if the last part
+              of the pattern is its full name: `"bias"`, `"head/bias"`, `"*/gamma"`;
             * a layer class (`keras.layers.Conv2D`), subclasses included;
             * a pair of both, `(layer, weight name)`.
 
@@ -143,20 +146,20 @@ def regularize(model, rules):
                 f"Received: rules with the key {key!r}"
             )
         chosen.update({site: penalty for site in matched})
-    attached = {}
-    for site in (site for site in sites if site in chosen):
-        penalty = copy.copy(chosen[site])
-        site.attach(penalty)
+    chosen = {site: copy.copy(chosen[site]) for site in sites if site in chosen}
+    attached = {s.path: penalty for s, penalty in chosen.items() if penalty is not None}
+    for site, penalty in chosen.items():  # raises before anything is changed
         if penalty is not None:
-            attached[site.path] = penalty
-    _attach_to_attention(model)
-    _warn_unsaved(model, attached)
+            penalty.attach(site.variable)
+    for site, penalty in chosen.items():
+        site.attach(penalty)
+    _warn_unsaved(model, attached, _attach_to_attention(model))
     warn_batch_norm(site.variable for site in sites)
     _retrace(model)
     return attached
 
 
-_BIASES = ("bias", "beta")
+_NOT_KERNELS = ("bias", "beta", "gamma", "alpha")  # alpha: the slopes of PReLU
 
 
 def _normalizations():
@@ -169,7 +172,7 @@ def _normalizations():
 
 
 class _Site:
-    """One weight of a model, the layer that owns it, and where that lies."""
+    """One weight of a model, the layer that owns it, and what that lies in."""
 
     def __init__(self, variable, path, layer, ancestors):
         self.variable, self.path = variable, path
@@ -178,14 +181,14 @@ class _Site:
     @property
     def by_default(self):
         """Whether a rule means this weight without naming it."""
-        return self.variable.name not in _BIASES and not isinstance(
-            self.layer, _normalizations()
+        return (
+            len(self.variable.shape) > 1
+            and self.variable.name not in _NOT_KERNELS
+            and not isinstance(self.layer, _normalizations())
         )
 
     def attach(self, penalty):
         """Set the penalty on the weight and on the layer that saves it."""
-        if penalty is not None:
-            penalty.attach(self.variable)
         self.variable.regularizer = penalty
         name = self.variable.name
         for attribute in (name, name.removesuffix("_kernel"), "depthwise"):
@@ -196,7 +199,7 @@ class _Site:
 
 
 def _number(value):
-    return float(keras.ops.convert_to_numpy(value))
+    return shortest(keras.ops.convert_to_numpy(value))
 
 
 def _paths(model):
@@ -212,14 +215,16 @@ def _sites(model):
     owners = {}
 
     def walk(layer, ancestors):
+        above = () if layer is model else (*ancestors, layer)
         fixed = {id(v) for v in getattr(layer, "_non_trainable_variables", [])}
         children = list(layer._flatten_layers(include_self=False, recursive=False))
         inner = {id(v) for child in children for v in child.weights}
         for variable in layer.weights:
             if id(variable) not in inner | fixed:
-                owners.setdefault(id(variable), (layer, ancestors))
+                # A shared layer lies in everything that leads to it.
+                owners.setdefault(id(variable), (layer, []))[1].extend(ancestors)
         for child in children:
-            walk(child, (*ancestors, layer))
+            walk(child, above)
 
     walk(model, ())
     return [
@@ -232,7 +237,7 @@ def _sites(model):
 def _matches(key, site):
     if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], str):
         layer, name = key
-        return fnmatch.fnmatchcase(site.variable.name, name) and _in_layer(layer, site)
+        return _names_weight(name, site) and _in_layer(layer, site)
     if isinstance(key, str) and _names_weight(key, site):
         return True
     return site.by_default and _in_layer(key, site)
@@ -248,7 +253,7 @@ def _names_weight(pattern, site):
 
 
 def _in_layer(key, site):
-    layers = (*site.ancestors[1:], site.layer)
+    layers = (*site.ancestors, site.layer)
     if isinstance(key, str):
         return any(fnmatch.fnmatchcase(layer.name, key) for layer in layers)
     if inspect.isclass(key) and issubclass(key, keras.layers.Layer):
@@ -264,27 +269,27 @@ def _attach_to_attention(model):
 
     It makes its projections anew from its own arguments when it is loaded, so it
     can save one penalty for all of them and no other.
+
+    Returns:
+        A dict from the id of each such penalty to the id of the one saved for it.
     """
+    saved_as = {}
     for layer in model._flatten_layers():
+        children = list(layer._flatten_layers(include_self=False, recursive=False))
         for role in ("kernel", "bias"):
             attribute = f"_{role}_regularizer"
-            parts = list(layer._flatten_layers(include_self=False, recursive=False))
-            found = [getattr(part, attribute[1:], None) for part in parts]
             found = [
-                penalty
-                for penalty, part in zip(found, parts, strict=True)
-                if any(v.name == role for v in part.weights)
+                getattr(child, attribute[1:], None)
+                for child in children
+                if any(variable.name == role for variable in child.weights)
             ]
-            if (
-                hasattr(layer, attribute)
-                and found
-                and all(isinstance(penalty, Penalty) for penalty in found)
-                and len({repr(penalty) for penalty in found}) == 1
-            ):
-                setattr(layer, attribute, copy.copy(found[0]))
+            if hasattr(layer, attribute) and len({repr(p) for p in found}) == 1:
+                setattr(layer, attribute, found[0])
+                saved_as.update((id(penalty), id(found[0])) for penalty in found)
+    return saved_as
 
 
-def _warn_unsaved(model, attached):
+def _warn_unsaved(model, attached, saved_as):
     """Warn about penalties that the model's config does not contain.
 
     Asked of Keras itself: those whose `get_config` is not called while the model
@@ -308,7 +313,11 @@ def _warn_unsaved(model, attached):
     finally:
         for penalty in attached.values():
             del penalty.get_config
-    lost = [path for path, penalty in attached.items() if id(penalty) not in saved]
+    lost = [
+        path
+        for path, penalty in attached.items()
+        if saved_as.get(id(penalty), id(penalty)) not in saved
+    ]
     if lost:
         warnings.warn(
             f"The penalties on {lost} are at work but will not be saved with the "

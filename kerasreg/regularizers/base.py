@@ -183,7 +183,7 @@ def check_number(name, value, above=None):
 
     Raises:
         TypeError: If it is not a real number.
-        ValueError: If it is out of range, NaN or infinite.
+        ValueError: If it is out of range, NaN or infinite (as a float32).
     """
     expected = "a non-negative finite number" if above is None else (
         f"a finite number greater than {above:g}"
@@ -192,15 +192,19 @@ def check_number(name, value, above=None):
         f"Invalid value for argument `{name}`. Expected {expected}. "
         f"Received: {name}={value!r}"
     )
-    if isinstance(value, (str, bytes, bool)) or value is None:
+    if isinstance(value, (str, bytes, bool, np.bool_)) or value is None:
         raise TypeError(message)
     try:
         number = float(value)
     except (TypeError, ValueError):
         raise TypeError(message) from None
-    if not np.isfinite(number) or (number < 0 if above is None else number <= above):
+    in_range = number >= 0 if above is None else number > above
+    if not in_range or number > _LARGEST:  # NaN is not in range
         raise ValueError(message)
     return number
+
+
+_LARGEST = float(np.finfo("float32").max)
 
 
 def shortest(value):

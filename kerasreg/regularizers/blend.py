@@ -50,7 +50,8 @@ class Blend(Penalty):
         strength = self.strength
         if strength == self._given[0]:
             return self._given[1 + index]
-        return shortest(strength * self._shares()[index])
+        # Digits enough for both to add up to the strength again.
+        return float(f"{strength * self._shares()[index]:.12g}")
 
     def _shares(self):
         share = self._share or 0.0

@@ -181,7 +181,7 @@ class Comparison:
 
     def to_markdown(self):
         """Returns the table in Markdown."""
-        header, *lines = self._cells()
+        header, *lines = self.cells()
         rule = ["---"] + ["---:"] * (len(header) - 1)
         return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
@@ -206,7 +206,7 @@ class Comparison:
         return frame
 
     def __str__(self):
-        cells = self._cells()
+        cells = self.cells()
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = []
         for name, *numbers in cells:
@@ -217,6 +217,23 @@ class Comparison:
         return "\n".join([*lines, "", *self.notes()])
 
     __repr__ = __str__
+
+    def cells(self):
+        """Returns the table as lists of strings, the header first."""
+        header = ["", "train loss", "val loss", "gap"]
+        if self.metric is not None:
+            header += [f"train {self.metric}", f"val {self.metric}"]
+        cells = [[*header, "zeros", "features", "s/fit"]]
+        for row in self.rows:
+            line = [row.name, _spread(row.train_loss, row.train_loss_std)]
+            line += [_spread(row.val_loss, row.val_loss_std), f"{row.gap:.4f}"]
+            if self.metric is not None:
+                line.append(_spread(row.train_metric, row.train_metric_std))
+                line.append(_spread(row.val_metric, row.val_metric_std))
+            zeros = f"{row.zeros}/{row.weights} ({row.zeros_share:.0%})"
+            features = "-" if row.features is None else str(row.features)
+            cells.append([*line, zeros, features, f"{row.seconds:.1f}"])
+        return cells
 
     def notes(self):
         """Returns what a reader of the table must know, as sentences."""
@@ -235,23 +252,6 @@ class Comparison:
             if row.diverged
         ]
         return notes
-
-    def _cells(self):
-        """The table as rows of text, the header first."""
-        header = ["", "train loss", "val loss", "gap"]
-        if self.metric is not None:
-            header += [f"train {self.metric}", f"val {self.metric}"]
-        cells = [[*header, "zeros", "features", "s/fit"]]
-        for row in self.rows:
-            line = [row.name, _spread(row.train_loss, row.train_loss_std)]
-            line += [_spread(row.val_loss, row.val_loss_std), f"{row.gap:.4f}"]
-            if self.metric is not None:
-                line.append(_spread(row.train_metric, row.train_metric_std))
-                line.append(_spread(row.val_metric, row.val_metric_std))
-            zeros = f"{row.zeros}/{row.weights} ({row.zeros_share:.0%})"
-            features = "-" if row.features is None else str(row.features)
-            cells.append([*line, zeros, features, f"{row.seconds:.1f}"])
-        return cells
 
 
 def _spread(mean, std):

@@ -125,10 +125,10 @@ class EpochTicker(keras.callbacks.Callback):
 
 
 def _line(row):
-    text = f"{row.name}: validation loss {row.val_loss:.4f} ± {row.val_loss_std:.4f}"
+    text = f"{row.name}: val loss {row.val_loss:.4f} ± {row.val_loss_std:.4f}, "
     if row.features is not None:
-        text += f", {row.features} features"
-    return f"{text}, {row.zeros} of {row.weights} weights zero"
+        text += f"{row.features} features, "
+    return f"{text}{row.zeros}/{row.weights} zeros"
 
 
 def _escape(text):

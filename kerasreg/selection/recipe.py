@@ -1,5 +1,7 @@
 """From a candidate to a model that is ready for `fit`."""
 
+import contextlib
+
 import keras
 
 from kerasreg.optimizers import Proximal
@@ -145,10 +147,8 @@ def _use_proximal(model):
     wrapped = Proximal(inner)
     config = model.get_compile_config()
     config["optimizer"] = keras.saving.serialize_keras_object(wrapped)
-    try:
-        model.compile_from_config(config)  # It is also saved with the model.
-    except (TypeError, ValueError):
-        pass  # A loss or metric that cannot be saved.
+    with contextlib.suppress(TypeError, ValueError):  # Not every loss can be saved.
+        model.compile_from_config(config)  # The optimizer is saved with the model.
     if model.optimizer is optimizer:
         if scaled:
             wrapped = keras.optimizers.LossScaleOptimizer(wrapped)

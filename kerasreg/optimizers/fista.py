@@ -1,0 +1,220 @@
+"""Accelerated proximal gradient, as a loop inside a graph.
+
+FISTA (Beck & Teboulle 2009) for `F = f + h`, with
+
+* a step found by backtracking, which may also grow again (Scheinberg, Goldfarb &
+  Bai 2014, algorithm 2, from which the momentum of changing steps is taken);
+* restarts of the momentum where it points uphill (O'Donoghue & Candès 2015,
+  section 3.2, the gradient scheme) or where `F` would rise (the function scheme),
+  so that `F` never rises, on models that are not convex as well;
+* tests that know the rounding of `f`. Where the change of `f` is below it, the
+  step is held, and shortened only by the change of the gradient between two
+  points, which does not suffer from cancellation.
+"""
+
+from typing import Any, NamedTuple
+
+from keras import ops
+
+
+class State(NamedTuple):
+    """What one step hands to the next; every field is a tensor or a list of them.
+
+    `weights` are the result so far, with objective `value` and the fixed-point
+    measure `residual`; `point` is where the next gradient is taken; `old_point`
+    and `old_gradient` are those of the last step; `lowest` is the lowest
+    objective, `best` the lowest residual; `idle` counts the steps since one of
+    them fell.
+    """
+
+    weights: Any
+    value: Any
+    residual: Any
+    point: Any
+    old_point: Any
+    old_gradient: Any
+    step: Any
+    momentum: Any
+    lowest: Any
+    best: Any
+    idle: Any
+    steps: Any
+
+
+def start(objective, data, step):
+    """The state before the first step.
+
+    Args:
+        objective: An `Objective`.
+        data: Tuple of inputs, targets and sample weights.
+        step: Scalar, the length of the first step to try.
+    """
+    weights = objective.weights()
+    smooth = objective.smooth(weights, data)
+    value = ops.cast(smooth, objective.dtype) + objective.penalty(weights)
+    one = ops.ones((), objective.dtype)
+    zero = ops.zeros((), "int32")
+    return State(
+        weights=weights,
+        value=value,
+        residual=one * float("inf"),
+        point=weights,
+        old_point=weights,
+        old_gradient=[ops.zeros_like(w) for w in weights],
+        step=ops.cast(step, objective.dtype),
+        momentum=one,
+        lowest=value,
+        best=one * float("inf"),
+        idle=zero,
+        steps=zero,
+    )
+
+
+def run(objective, data, state, target, max_steps):
+    """Step until the residual is at most `target`, or no step helps any more.
+
+    Args:
+        objective: An `Objective`.
+        data: Tuple of inputs, targets and sample weights.
+        state: A `State`.
+        target: Scalar.
+        max_steps: Scalar integer, for `state.steps` to stay below.
+
+    Returns:
+        The last `State`.
+    """
+
+    def proceed(state):
+        go = ops.logical_and(state.residual > target, state.steps < max_steps)
+        return ops.logical_and(go, ops.logical_not(stuck(state)))
+
+    def advance(state):
+        return (_advance(objective, data, state),)
+
+    (state,) = ops.while_loop(proceed, advance, (state,))
+    return state
+
+
+def stuck(state):
+    """Whether neither the objective nor the residual has fallen for long."""
+    return state.idle > _PATIENCE + state.steps // 5
+
+
+_PATIENCE = 100
+
+
+def _advance(objective, data, state):
+    """One step: gradient, proximal map, tests, momentum."""
+    dtype = objective.dtype
+    smooth_at_point, gradient = objective.gradient(state.point, data)
+    noise = _NOISE * _epsilon(smooth_at_point.dtype)
+    smooth_at_point = ops.cast(smooth_at_point, dtype)
+    step = _shorten(state, gradient)
+    weights = objective.prox(
+        [p - ops.cast(step, p.dtype) * g for p, g in zip(state.point, gradient)], step
+    )
+    move = _difference(weights, state.point)
+    square = _dot(move, move)
+    smooth = ops.cast(objective.smooth(weights, data), dtype)
+    value = smooth + objective.penalty(weights)
+    noise = noise * ops.maximum(ops.abs(smooth), ops.abs(smooth_at_point))
+
+    # f(w) ≤ f(v) + <∇f(v), w − v> + ‖w − v‖²/(2·step), up to rounding.
+    excess = smooth - smooth_at_point - _dot(gradient, move)
+    bound = square / (2.0 * step)
+    short_enough = excess <= bound + noise
+    accepted = ops.logical_and(short_enough, value <= state.lowest + noise)
+    ratio = excess / ops.maximum(bound, _TINY)  # step × curvature along the move
+    wanted = _SAFETY / ops.maximum(ratio, _TINY)
+    grown = ops.where(bound > 10.0 * noise, ops.clip(wanted, 1.0, _GROWTH), 1.0)
+    shrunk = ops.where(ops.isfinite(wanted), ops.clip(wanted, 0.05, 0.8), 0.05)
+    new_step = step * ops.where(
+        accepted, grown, ops.where(short_enough, 1.0, shrunk)
+    )
+
+    progress = _difference(weights, state.weights)
+    uphill = _dot(move, progress) < 0.0
+    keep = ops.logical_and(accepted, ops.logical_not(uphill))
+    momentum = (
+        1.0 + ops.sqrt(1.0 + 4.0 * step / new_step * ops.square(state.momentum))
+    ) / 2.0
+    push = ops.where(keep, (state.momentum - 1.0) / momentum, 0.0)
+    weights = _choose(accepted, weights, state.weights)
+    point = [
+        w + ops.cast(push, w.dtype) * p for w, p in zip(weights, progress)
+    ]
+    value = ops.where(accepted, value, state.value)
+    residual = ops.where(
+        accepted,
+        ops.sqrt(square) / step * (_norm(weights) + ops.sqrt(square))
+        / ops.maximum(ops.abs(value), _TINY),
+        state.residual,
+    )
+    return _account(
+        State(
+            weights=weights,
+            value=value,
+            residual=residual,
+            point=point,
+            old_point=state.point,
+            old_gradient=gradient,
+            step=new_step,
+            momentum=ops.where(keep, momentum, 1.0),
+            lowest=ops.minimum(state.lowest, value),
+            best=state.best,
+            idle=state.idle,
+            steps=state.steps + 1,
+        ),
+        state.lowest,
+        noise,
+    )
+
+
+_NOISE = 4.0  # rounding of the compiled loss, in units of its last place
+_SAFETY = 0.95
+_GROWTH = 1.5
+_TINY = 1e-30
+
+
+def _shorten(state, gradient):
+    """The step, no longer than the curvature between the last points allows."""
+    move = _difference(state.point, state.old_point)
+    square = _dot(move, move)
+    bend = _dot(move, _difference(gradient, state.old_gradient))
+    longest = _SAFETY * square / ops.maximum(bend, _TINY)
+    usable = ops.logical_and(square > 0.0, bend > 0.0)
+    return ops.where(usable, ops.minimum(state.step, longest), state.step)
+
+
+def _account(state, lowest, noise):
+    """Count the steps since the objective or the residual fell."""
+    fell = ops.logical_or(
+        state.residual < 0.9 * state.best, state.value < lowest - noise
+    )
+    return state._replace(
+        best=ops.minimum(state.best, state.residual),
+        idle=ops.where(fell, 0, state.idle + 1),
+    )
+
+
+def _dot(a, b):
+    total = 0.0
+    for one, other in zip(a, b, strict=True):
+        total = ops.sum(one * other) + total
+    return total
+
+
+def _norm(a):
+    return ops.sqrt(_dot(a, a))
+
+
+def _difference(a, b):
+    return [one - other for one, other in zip(a, b, strict=True)]
+
+
+def _choose(condition, a, b):
+    return [ops.where(condition, one, other) for one, other in zip(a, b, strict=True)]
+
+
+def _epsilon(dtype):
+    return ops.finfo(dtype).eps if hasattr(ops, "finfo") else _EPSILON[str(dtype)]

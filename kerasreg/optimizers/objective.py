@@ -1,0 +1,99 @@
+"""The objective of a compiled model as a function of its trainable weights."""
+
+import keras
+from keras import ops, tree
+
+from kerasreg.optimizers.proximal import proximal_penalty
+from kerasreg.regularizers import routing
+
+
+class Objective:
+    """`F(w) = f(w) + h(w)`: a smooth part and the penalties with a proximal map.
+
+    `f` is the loss that the model was compiled with, in inference mode, and all
+    that Keras adds to it, except the penalties in `h`.
+
+    Args:
+        model: A built and compiled `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.loss = model._compile_loss
+        self.variables = list(model.trainable_variables)
+        self.penalties = [proximal_penalty(v) for v in self.variables]
+        self.regularizers = [v.regularizer for v in self.variables]
+        double = any(v.dtype == "float64" for v in self.variables)
+        self.dtype = "float64" if double else "float32"
+
+    def is_of(self, model):
+        """Whether `model` still has the weights, penalties and loss of this one."""
+        variables = model.trainable_variables
+        return (
+            model._compile_loss is self.loss
+            and len(variables) == len(self.variables)
+            and all(a is b for a, b in zip(variables, self.variables, strict=True))
+            and all(
+                v.regularizer is r
+                for v, r in zip(variables, self.regularizers, strict=True)
+            )
+        )
+
+    def weights(self):
+        """The current weights, a list of tensors."""
+        return [ops.convert_to_tensor(v) for v in self.variables]
+
+    def smooth(self, weights, data):
+        """`f`, a scalar of the dtype of the compiled loss.
+
+        Args:
+            weights: List of tensors, the values of `variables`.
+            data: Tuple of inputs, targets and sample weights (or `None`).
+        """
+        x, y, sample_weight = data
+        mapping = list(zip(self.variables, weights, strict=True))
+        with (
+            routing.muted(only_proximal=True),
+            keras.StatelessScope(mapping, collect_losses=True),
+        ):
+            y_pred = self.model(x, training=False)
+            return self.model.compute_loss(x, y, y_pred, sample_weight, training=False)
+
+    def gradient(self, weights, data):
+        """`f` and its gradient, a list of tensors."""
+        # tensorflow: Keras has no public call that differentiates.
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(weights)
+            value = self.smooth(weights, data)
+        gradients = tape.gradient(
+            value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
+        return value, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def penalty(self, weights):
+        """`h`, a scalar."""
+        total = ops.zeros((), dtype=self.dtype)
+        for penalty, w in zip(self.penalties, weights, strict=True):
+            if penalty is not None:
+                total = total + ops.cast(penalty(w), self.dtype)
+        return total
+
+    def prox(self, weights, step):
+        """The proximal map of `step · h`, a list of tensors."""
+        return [
+            w if penalty is None else penalty.prox(w, ops.cast(step, w.dtype))
+            for penalty, w in zip(self.penalties, weights, strict=True)
+        ]
+
+    def to_tensors(self, data):
+        """Arrays as tensors, floating-point ones in the dtype of the objective."""
+
+        def convert(array):
+            kind = keras.backend.standardize_dtype(array.dtype)
+            if kind.startswith(("float", "bfloat")):
+                return ops.convert_to_tensor(array, dtype=self.dtype)
+            return ops.convert_to_tensor(array)
+
+        return tree.map_structure(convert, data)
