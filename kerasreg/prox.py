@@ -12,6 +12,8 @@ minimizer for both kinds of step.
 
 import math
 
+import keras
+import numpy as np
 from keras import ops
 
 
@@ -35,9 +37,9 @@ def soft_threshold(v, threshold):
 
     Reference: Donoho 1995, "De-noising by soft-thresholding".
     """
-    return ops.subtract(
-        v, ops.minimum(ops.maximum(v, ops.negative(threshold)), threshold)
-    )
+    threshold = ops.convert_to_tensor(threshold, dtype=v.dtype)
+    inside = ops.minimum(ops.maximum(v, ops.negative(threshold)), threshold)
+    return ops.subtract(v, inside)
 
 
 def block_soft_threshold(v, step, lam, axes):
@@ -88,18 +90,33 @@ def block_soft_threshold(v, step, lam, axes):
     t = safe_norm(v, axes) - ops.max(shift, axes, keepdims=True)
     t = ops.maximum(t, ops.max(ops.abs(v) - shift, axes, keepdims=True))
     t = ops.maximum(t, 0.0)
-    tiny = ops.cast(1e-30, v.dtype)
-    for _ in range(_NEWTON_STEPS):
-        inverse = ops.divide(1.0, ops.maximum(t + shift, tiny))
-        part = ops.square(v * inverse)
-        total = ops.maximum(ops.sum(part, axes, keepdims=True), tiny)
-        slope = ops.maximum(ops.sum(part * inverse, axes, keepdims=True), tiny)
-        t = ops.maximum(t + (ops.sqrt(total) - 1.0) * total / slope, t)
+    t = _group_norm(v, shift, axes, t)
     scaled = ops.divide_no_nan(v * t, t + shift)
     return ops.where(keep, scaled, ops.zeros_like(v))
 
 
-_NEWTON_STEPS = 12
+def _group_norm(v, shift, axes, t):
+    """The root `t` of `Σ v²/(t + shift)² = 1`, from a lower bound, by Newton."""
+    tiny = ops.cast(1e-30, v.dtype)
+    close = 4 * np.finfo(keras.backend.standardize_dtype(v.dtype)).eps
+
+    def improve(t, moving, step):
+        inverse = ops.divide(1.0, ops.maximum(t + shift, tiny))
+        part = ops.square(v * inverse)
+        total = ops.maximum(ops.sum(part, axes, keepdims=True), tiny)
+        slope = ops.maximum(ops.sum(part * inverse, axes, keepdims=True), tiny)
+        better = ops.maximum(t + (ops.sqrt(total) - 1.0) * total / slope, t)
+        return better, ops.any(better - t > close * better), step + 1
+
+    start = t, ops.convert_to_tensor(True), 0
+    return ops.while_loop(
+        lambda t, moving, step: ops.logical_and(moving, step < _MOST_STEPS),
+        improve,
+        start,
+    )[0]
+
+
+_MOST_STEPS = 50  # two or three are usual
 
 
 def firm_threshold(v, step, lam, gamma):
@@ -130,8 +147,9 @@ def firm_threshold(v, step, lam, gamma):
     """
     step = ops.convert_to_tensor(step, dtype=v.dtype)
     size = ops.abs(v)
-    convex = ops.less(step, gamma)
-    slope = ops.where(convex, 1.0 - step / gamma, 1.0)
+    bend = step / gamma
+    convex = ops.less(bend, 1.0)
+    slope = ops.where(convex, 1.0 - bend, 1.0)
     firm = ops.divide(soft_threshold(v, step * lam), slope)
     firm = ops.where(ops.less_equal(size, gamma * lam), firm, v)
     hard = ops.where(

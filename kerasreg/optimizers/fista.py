@@ -14,6 +14,7 @@ FISTA (Beck & Teboulle 2009) for `F = f + h`, with
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
 
@@ -23,7 +24,8 @@ class State(NamedTuple):
     `weights` are the result so far, with objective `value` and the fixed-point
     measure `residual`; `point` is where the next gradient is taken; `old_point`
     and `old_gradient` are those of the last step; `lowest` is the lowest
-    objective, `best` the lowest residual; `idle` counts the steps since one of
+    objective, `best` the lowest residual, `scale` the least objective that residuals
+    are relative to; `idle` counts the steps since one of
     them fell.
     """
 
@@ -35,39 +37,50 @@ class State(NamedTuple):
     old_gradient: Any
     step: Any
     momentum: Any
+    scale: Any
     lowest: Any
     best: Any
     idle: Any
     steps: Any
 
 
-def start(objective, data, step):
-    """The state before the first step.
+def start(objective, data):
+    """The state before the first step, which a probe of the curvature sets.
 
     Args:
         objective: An `Objective`.
         data: Tuple of inputs, targets and sample weights.
-        step: Scalar, the length of the first step to try.
     """
+    dtype = objective.dtype
     weights = objective.weights()
-    smooth = objective.smooth(weights, data)
-    value = ops.cast(smooth, objective.dtype) + objective.penalty(weights)
-    one = ops.ones((), objective.dtype)
+    smooth, gradient = objective.gradient(weights, data)
+    value = ops.cast(smooth, dtype) + objective.penalty(weights)
+    length = _PROBE * ops.maximum(_norm(weights), 1.0)
+    length = ops.cast(length / ops.maximum(_norm(gradient), _TINY), dtype)
+    probe = [w - ops.cast(length, w.dtype) * g for w, g in zip(weights, gradient)]
+    infinite = ops.convert_to_tensor(float("inf"), dtype)
     zero = ops.zeros((), "int32")
-    return State(
+    state = State(
         weights=weights,
         value=value,
-        residual=one * float("inf"),
+        residual=infinite,
         point=weights,
-        old_point=weights,
-        old_gradient=[ops.zeros_like(w) for w in weights],
-        step=ops.cast(step, objective.dtype),
-        momentum=one,
+        old_point=probe,
+        old_gradient=objective.gradient(probe, data)[1],
+        step=infinite,
+        momentum=ops.ones((), dtype),
+        scale=_FLOOR * ops.abs(value),
         lowest=value,
-        best=one * float("inf"),
+        best=infinite,
         idle=zero,
         steps=zero,
     )
+    step = _shorten(state, gradient)
+    return state._replace(step=ops.where(ops.isfinite(step), step, 1.0))
+
+
+_PROBE = 1e-2  # length of the probe relative to the weights
+_FLOOR = 1e-4  # share of the first objective that residuals are relative to
 
 
 def run(objective, data, state, target, max_steps):
@@ -83,6 +96,8 @@ def run(objective, data, state, target, max_steps):
     Returns:
         The last `State`.
     """
+
+    target = ops.cast(target, objective.dtype)
 
     def proceed(state):
         go = ops.logical_and(state.residual > target, state.steps < max_steps)
@@ -147,7 +162,7 @@ def _advance(objective, data, state):
     residual = ops.where(
         accepted,
         ops.sqrt(square) / step * (_norm(weights) + ops.sqrt(square))
-        / ops.maximum(ops.abs(value), _TINY),
+        / ops.maximum(ops.maximum(ops.abs(value), state.scale), _TINY),
         state.residual,
     )
     return _account(
@@ -160,6 +175,7 @@ def _advance(objective, data, state):
             old_gradient=gradient,
             step=new_step,
             momentum=ops.where(keep, momentum, 1.0),
+            scale=state.scale,
             lowest=ops.minimum(state.lowest, value),
             best=state.best,
             idle=state.idle,
@@ -217,4 +233,12 @@ def _choose(condition, a, b):
 
 
 def _epsilon(dtype):
-    return ops.finfo(dtype).eps if hasattr(ops, "finfo") else _EPSILON[str(dtype)]
+    return _EPSILON[keras.backend.standardize_dtype(dtype)]
+
+
+_EPSILON = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+}

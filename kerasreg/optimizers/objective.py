@@ -41,7 +41,7 @@ class Objective:
 
     def weights(self):
         """The current weights, a list of tensors."""
-        return [ops.convert_to_tensor(v) for v in self.variables]
+        return [ops.convert_to_tensor(v.value) for v in self.variables]
 
     def smooth(self, weights, data):
         """`f`, a scalar of the dtype of the compiled loss.
@@ -57,7 +57,7 @@ class Objective:
             keras.StatelessScope(mapping, collect_losses=True),
         ):
             y_pred = self.model(x, training=False)
-            return self.model.compute_loss(x, y, y_pred, sample_weight, training=False)
+            return self.model._compute_loss(x, y, y_pred, sample_weight, training=False)
 
     def gradient(self, weights, data):
         """`f` and its gradient, a list of tensors."""
@@ -96,4 +96,4 @@ class Objective:
                 return ops.convert_to_tensor(array, dtype=self.dtype)
             return ops.convert_to_tensor(array)
 
-        return tree.map_structure(convert, data)
+        return tree.map_structure(convert, data, none_is_leaf=False)

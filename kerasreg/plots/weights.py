@@ -40,7 +40,7 @@ def weight_histogram(models, *, bins=61, title=None):
     _validate(weights, bins)
     edges = _edges(weights.values(), bins)
     figure, grid = new_figure(
-        3.4 * max(len(weights), 1.6),
+        4.2 * max(len(weights), 1.3),
         3.1,
         ncols=len(weights),
         sharex=True,

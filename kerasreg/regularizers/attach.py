@@ -102,8 +102,8 @@ def regularize(model, rules):
 
             * a glob pattern (`"block?_conv*"`), matched against the name of each
               layer and of the models and layers it lies in, and against the name
-              and the path of each weight (`"kernel"`, `"*/depthwise_kernel"`). A
-              weight that is not meant by default is meant only if the last part
+              and the path of each weight or its end (`"kernel"`, `"head/kernel"`).
+              A weight that is not meant by default is meant only if the last part
               of the pattern is its full name: `"bias"`, `"head/bias"`, `"*/gamma"`;
             * a layer class (`keras.layers.Conv2D`), subclasses included;
             * a pair of both, `(layer, weight name)`.
@@ -123,9 +123,9 @@ def regularize(model, rules):
     ...     keras.Input((4,)),
     ...     keras.layers.Dense(8, name="hidden"),
     ...     keras.layers.Dense(1, name="head"),
-    ... ])
+    ... ], name="mlp")
     >>> regularize(model, {"*": L2(1e-4), "head": L1(1e-3)})
-    {'hidden/kernel': L2(l2=0.0001), 'head/kernel': L1(l1=0.001)}
+    {'mlp/hidden/kernel': L2(l2=0.0001), 'mlp/head/kernel': L1(l1=0.001)}
     """
     if not isinstance(rules, dict):
         rules = {"*": rules}
@@ -154,7 +154,10 @@ def regularize(model, rules):
     for site, penalty in chosen.items():
         site.attach(penalty)
     _warn_unsaved(model, attached, _attach_to_attention(model))
-    warn_batch_norm(site.variable for site in sites)
+    warn_batch_norm(
+        [site.variable for site in sites],
+        [isinstance(site.layer, keras.layers.BatchNormalization) for site in sites],
+    )
     _retrace(model)
     return attached
 
@@ -244,12 +247,13 @@ def _matches(key, site):
 
 
 def _names_weight(pattern, site):
-    """Whether a glob names this weight, by its name or by its path."""
+    """Whether a glob names this weight, by its name or by the end of its path."""
     last = pattern.rsplit("/", 1)[-1]
     if not site.by_default and last != site.variable.name:
         return False
-    text = site.path if "/" in pattern else site.variable.name
-    return fnmatch.fnmatchcase(text, pattern)
+    if "/" not in pattern:
+        return fnmatch.fnmatchcase(site.variable.name, pattern)
+    return fnmatch.fnmatchcase("/" + site.path, "*/" + pattern)
 
 
 def _in_layer(key, site):
@@ -265,10 +269,10 @@ def _in_layer(key, site):
 
 
 def _attach_to_attention(model):
-    """Let MultiHeadAttention save the penalty that all its projections have.
+    """Let attention layers save the penalty that all their projections have.
 
-    It makes its projections anew from its own arguments when it is loaded, so it
-    can save one penalty for all of them and no other.
+    They make their projections anew from their own arguments when they are loaded,
+    so they can save one penalty for all of them and no other.
 
     Returns:
         A dict from the id of each such penalty to the id of the one saved for it.
@@ -277,14 +281,15 @@ def _attach_to_attention(model):
     for layer in model._flatten_layers():
         children = list(layer._flatten_layers(include_self=False, recursive=False))
         for role in ("kernel", "bias"):
-            attribute = f"_{role}_regularizer"
+            name = f"{role}_regularizer"
             found = [
-                getattr(child, attribute[1:], None)
+                getattr(child, name, None)
                 for child in children
                 if any(variable.name == role for variable in child.weights)
             ]
-            if hasattr(layer, attribute) and len({repr(p) for p in found}) == 1:
-                setattr(layer, attribute, found[0])
+            own = vars(layer).keys() & {name, f"_{name}"}
+            if own and len({repr(penalty) for penalty in found}) == 1:
+                setattr(layer, own.pop(), found[0])
                 saved_as.update((id(penalty), id(found[0])) for penalty in found)
     return saved_as
 
@@ -327,27 +332,36 @@ def _warn_unsaved(model, attached, saved_as):
         )
 
 
-def warn_batch_norm(variables):
-    """Warn about penalized kernels right before a batch normalization.
+def warn_batch_norm(variables, batch_norm=None):
+    """Warn, once for each penalty, if a batch normalization follows its kernel.
 
     Args:
-        variables: The weights of a model in order, as `keras.Variable`s.
+        variables: List of the weights of a model in order.
+        batch_norm: List of whether each belongs to a batch normalization; by
+            default the name of its layer tells.
     """
-    variables = [v for v in variables if hasattr(v, "path")]
-    found = []
-    for kernel, *rest in zip(variables, variables[1:], [*variables[2:], None]):
-        if not isinstance(kernel.regularizer, Penalty) or len(kernel.shape) < 2:
+    if batch_norm is None:
+        variables = [v for v in variables if hasattr(v, "path")]
+        layers = [v.path.split("/")[-2:][0] for v in variables]
+        batch_norm = [_BATCH_NORM.search(layer) for layer in layers]
+    found, penalties = [], []
+    for index, kernel in enumerate(variables):
+        penalty = kernel.regularizer
+        if not isinstance(penalty, Penalty) or hasattr(penalty, "_warned"):
             continue
         parent = kernel.path.rpartition("/")[0]
-        following = next(
-            (v for v in rest if v is not None and not v.path.startswith(parent + "/")),
-            None,
-        )
-        if following is None or following.name not in ("gamma", "beta"):
-            continue
-        layer = following.path.split("/")[-2:][0]
-        if _BATCH_NORM.search(layer) and following.shape[-1] in kernel.shape[-2:]:
-            found.append(f"{kernel.path} (before {layer})")
+        for other in range(index + 1, min(index + 3, len(variables))):
+            following = variables[other]
+            if following.path.rpartition("/")[0] == parent:
+                continue  # the bias
+            fits = following.shape[-1] in kernel.shape[-2:] and len(kernel.shape) > 1
+            if batch_norm[other] and fits:
+                layer = following.path.split("/")[-2:][0]
+                found.append(f"{kernel.path} (before {layer})")
+                penalties.append(penalty)
+            break
+    for penalty in penalties:
+        penalty._warned = True
     if found:
         warnings.warn(
             "A batch normalization follows the penalized kernels "

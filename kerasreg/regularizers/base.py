@@ -68,7 +68,10 @@ class Penalty(keras.regularizers.Regularizer):
 
     @strength.setter
     def strength(self, value):
-        self._strength.assign(check_number("strength", value))
+        self._strength.assign(self._valid_strength(value))
+
+    def _valid_strength(self, value):
+        return check_number("strength", value)
 
     @property
     def lam(self):

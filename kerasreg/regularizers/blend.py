@@ -30,20 +30,15 @@ class Blend(Penalty):
         self._share = share
         self._given = (shortest(first + second), first, second)
 
-    @property
-    def strength(self):
-        """The sum of both coefficients, a float. Setting it keeps their ratio."""
-        return Penalty.strength.fget(self)
-
-    @strength.setter
-    def strength(self, value):
-        if self._share is None and check_number("strength", value) > 0:
+    def _valid_strength(self, value):
+        number = super()._valid_strength(value)
+        if self._share is None and number > 0:
             raise ValueError(
                 "Invalid value for `strength`. Expected a penalty with a positive "
                 f"`{self._names[0]}` or `{self._names[1]}`, whose ratio the strength "
                 f"keeps. Received: strength={value!r} for {self!r}"
             )
-        Penalty.strength.fset(self, value)
+        return number
 
     def _current(self, index):
         """Coefficient 0 or 1 as a float."""

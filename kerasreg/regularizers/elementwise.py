@@ -172,7 +172,7 @@ class L2(ElasticNet):
 class _Concave(Penalty):
     """What MCP and SCAD share: a level `lam` and a shape `gamma`."""
 
-    _least_gamma = None
+    _least_gamma: float
 
     def __init__(self, lam, gamma):
         super().__init__(check_number("lam", lam))

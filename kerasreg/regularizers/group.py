@@ -164,10 +164,10 @@ def _check_axis(axis):
         "Invalid value for argument `axis`. Expected 'input', 'output' or an int. "
         f"Received: axis={axis!r}"
     )
-    if isinstance(axis, numbers.Integral) and not isinstance(axis, bool):
-        return int(axis)
-    if not isinstance(axis, str):
+    if isinstance(axis, bool) or not isinstance(axis, (str, numbers.Integral)):
         raise TypeError(message)
+    if not isinstance(axis, str):
+        return int(axis)
     if axis not in _NAMED_AXES:
         raise ValueError(message)
     return axis

@@ -22,7 +22,7 @@ import weakref
 from keras import ops
 
 _local = threading.local()
-_flowed = {}
+_flowed: dict[int, tuple] = {}
 
 
 class Claim:

@@ -64,9 +64,10 @@ def compare(
             part of each fold, so nothing is learnt from validation examples.
         feature_names: Names of the columns of `x` after preprocessing; by
             default those of the data frame.
-        callbacks: Function without arguments that returns the Keras callbacks
-            of one fit. Mind that early stopping on `val_loss` chooses by the
-            examples the table is measured on; the refit has no `val_loss`.
+        callbacks: Function of the training inputs and targets of one fit that
+            returns its Keras callbacks. Mind that early stopping on `val_loss`
+            chooses by the examples that the table is measured on, and that the
+            refit has no `val_loss`.
         validation_freq: Epochs between the validation points of the histories.
             They cost time and change nothing else.
         progress: Whether to show progress: a bar with rich, else plain lines.

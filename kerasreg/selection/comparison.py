@@ -81,6 +81,7 @@ class Comparison:
         models: As given.
         histories: As given.
         metric: As given.
+        feature_names: The labels of the input features, or `None`.
         preprocess: As given.
     """
 
@@ -90,7 +91,7 @@ class Comparison:
         self.histories = dict(histories)
         self.metric = metric
         self.preprocess = preprocess
-        self._features = features
+        self.feature_names = features
         self._by_name = {row.name: row for row in self.rows}
 
     def __getitem__(self, name):
@@ -133,14 +134,14 @@ class Comparison:
         """
         self[name]
         kept = None
-        if self._features is not None:
-            kept = kept_features(self.models[name], len(self._features))
+        if self.feature_names is not None:
+            kept = kept_features(self.models[name], len(self.feature_names))
         if kept is None:
             raise ValueError(
                 f"'{name}' has no kernel with one row an input feature, so it "
                 "selects no features."
             )
-        return [self._features[column] for column in kept]
+        return [self.feature_names[column] for column in kept]
 
     def selection_counts(self, name):
         """Counts in how many folds a candidate kept each feature.
@@ -158,7 +159,7 @@ class Comparison:
         folds = [fold["features"] or () for fold in self[name].folds]
         kept = sorted({column for fold in folds for column in fold})
         return {
-            self._features[column]: sum(column in fold for fold in folds)
+            self.feature_names[column]: sum(column in fold for fold in folds)
             for column in kept
         }
 

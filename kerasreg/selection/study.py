@@ -21,7 +21,8 @@ class Study:
         batch_size: Examples a batch.
         preprocess: Function of training inputs that returns a function of
             inputs, or `None`.
-        callbacks: Function that returns the callbacks of one fit, or `None`.
+        callbacks: Function of the training inputs and targets that returns the
+            callbacks of one fit, or `None`.
         validation_freq: Epochs between validation points.
 
     Attributes:
@@ -114,7 +115,7 @@ class Study:
             validation_data=held_out,
             validation_freq=self._validation_freq,
             callbacks=[
-                *(self._callbacks() if self._callbacks else ()),
+                *(self._callbacks(x, y) if self._callbacks else ()),
                 EpochTicker(self.display, self.epochs),
             ],
             verbose=0,

@@ -1,6 +1,7 @@
 """Which weights are exactly zero, and which input features that leaves."""
 
 import numpy as np
+from keras.ops import convert_to_numpy
 
 _MATRIX = 2
 
@@ -43,7 +44,7 @@ def count_zeros(model, positions):
     Returns:
         The number of zeros and the number of weights looked at.
     """
-    arrays = [np.asarray(model.weights[i]) for i in positions]
+    arrays = [convert_to_numpy(model.weights[i]) for i in positions]
     return sum(int((a == 0).sum()) for a in arrays), sum(a.size for a in arrays)
 
 
@@ -60,5 +61,5 @@ def kept_features(model, count):
     """
     for weight in model.trainable_weights:
         if len(weight.shape) == _MATRIX and weight.shape[0] == count:
-            return np.flatnonzero(np.asarray(weight).any(axis=1)).tolist()
+            return np.flatnonzero(convert_to_numpy(weight).any(axis=1)).tolist()
     return None

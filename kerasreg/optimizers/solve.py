@@ -1,0 +1,347 @@
+"""Solve a penalized model on all of its data, to a certificate."""
+
+import dataclasses
+import warnings
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from kerasreg.optimizers import fista
+from kerasreg.optimizers.certificate import certificate_of
+from kerasreg.optimizers.objective import Objective
+from kerasreg.regularizers.base import check_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """What `solve` reached.
+
+    Args:
+        objective: The loss with all penalties at the weights it left.
+        gap: How far that may be from the minimum, relative to `objective`: a
+            bound if `certificate` is "duality gap", else an estimate.
+        certificate: "duality gap" or "fixed-point residual".
+        steps: Number of gradient steps.
+        converged: Whether `gap` is at most `tol`.
+        reason: What ended it: "tol", "max_steps" or "precision" (no step helped
+            any more in the dtype of the weights).
+    """
+
+    objective: float
+    gap: float
+    certificate: str
+    steps: int
+    converged: bool
+    reason: str
+
+    def __repr__(self):
+        end = "converged" if self.converged else f"stopped by {self.reason}"
+        return (
+            f"Solution(objective={self.objective:.8g}, {self.certificate} "
+            f"{self.gap:.2g} of it, {self.steps} steps, {end})"
+        )
+
+
+def solve(
+    model, x, y, *, sample_weight=None, tol=1e-6, max_steps=10_000, verbose=0
+):
+    """Minimize a compiled model's loss and penalties on all of the data at once.
+
+    Accelerated proximal gradient with backtracking and restarts, as one graph:
+
+        v_k = w_k + β_k (w_k − w_{k−1}),   w_{k+1} = prox_{t·h}(v_k − t·∇f(v_k))
+
+    where `h` are the penalties with a proximal map and `f` all the rest: the
+    compiled loss, in inference mode (dropout is off, batch normalization uses its
+    moving statistics and leaves them alone), Keras's own regularizers, activity
+    penalties. Zeros are exact. On a convex model it reaches the minimum; else the
+    objective falls at each step, up to rounding, to a stationary point. It starts
+    from the current weights, changes trainable ones only, and does not use the
+    model's optimizer.
+
+    Linear models (one Dense layer on fixed features, mean squared error, binary
+    or categorical cross-entropy, penalized by ElasticNet, L1, L2, GroupLasso or
+    SparseGroupLasso) end by their duality gap, in float64: the objective is
+    proven to be within `tol` of the minimum. Others end by their fixed-point
+    residual `‖G‖·(‖w‖ + t‖G‖)` with `G = (v − w)/t`, the first-order estimate of
+    how much the objective can fall within a distance of `‖w‖`.
+
+    The graph is traced at the first call for a model and for each new shape of
+    the data, and used again when strengths have changed. All the data has to fit
+    in memory. Features of very different scales cost many steps: scale them. For
+    more than float32's seven digits call `keras.config.set_floatx("float64")`
+    before making the model.
+
+    Args:
+        model: A compiled `keras.Model`.
+        x: Inputs as the model takes them: array(s) of n samples.
+        y: Targets: array(s) of n samples.
+        sample_weight: Weights of the samples as in `fit`: array(s) of n numbers.
+        tol: Positive number: the gap to reach, relative to the objective. The
+            residual is relative to the objective, or to 1e-4 of what it was at
+            the start, if that is more.
+        max_steps: Positive integer.
+        verbose: 1 prints the solution.
+
+    Returns:
+        A `Solution`.
+
+    Raises:
+        ValueError: If the model is not compiled, has nothing to train or a weight
+            with a constraint, if numbers of samples differ, data or loss are not
+            finite, or an argument is out of range.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.optimizers import solve
+    >>> from kerasreg.regularizers import L1
+    >>> x = keras.random.normal((64, 5), seed=0)
+    >>> model = keras.Sequential([keras.layers.Dense(1, kernel_regularizer=L1(0.1))])
+    >>> model.compile(loss="mse")
+    >>> solution = solve(model, x, x[:, :1])
+    >>> solution.certificate, solution.converged
+    ('duality gap', True)
+    >>> model.layers[0].kernel.numpy().round(2).ravel().tolist()
+    [0.95, 0.0, 0.0, 0.0, 0.0]
+
+    References: Beck & Teboulle 2009, "A fast iterative shrinkage-thresholding
+    algorithm for linear inverse problems", eq. 4.1 to 4.3; O'Donoghue & Candès
+    2015, "Adaptive restart for accelerated gradient schemes", section 3.2.
+    """
+    tol = check_number("tol", tol, above=0.0)
+    max_steps = check_count("max_steps", max_steps)
+    data = _check_data(x, y, sample_weight)
+    solver = _solver_of(model, data)
+    solution = solver(data, tol, max_steps)
+    if verbose:
+        print(solution)
+    if not solution.converged:
+        warnings.warn(_shortfall(solution, tol, solver.objective), stacklevel=2)
+    return solution
+
+
+class Solver:
+    """The traced graph of one model. `traces` counts how often it was traced."""
+
+    def __init__(self, model):
+        # tensorflow: Keras has no public call that makes a graph of a function.
+        import tensorflow as tf
+
+        self.objective = Objective(model)
+        self.certificate = certificate_of(model)
+        self.traces = 0
+        self._graphs = {
+            bounded: tf.function(
+                lambda *args, b=bounded: self._run(b, *args),
+                autograph=False,
+                reduce_retracing=True,
+            )
+            for bounded in (False, True)
+        }
+
+    def __call__(self, data, tol, max_steps):
+        """Run the graph and read its report."""
+        data = self.objective.to_tensors(data)
+        bounded = self.certificate is not None and self.certificate.usable()
+        report = self._graphs[bounded](
+            data, ops.convert_to_tensor(tol, "float64"), ops.convert_to_tensor(max_steps)
+        )
+        value, gap, proven, steps, stuck, begun = report.numpy()
+        if not np.isfinite(begun):
+            raise ValueError(_not_finite(data))
+        converged = bool(gap <= tol)
+        return Solution(
+            objective=float(value),
+            gap=float(gap),
+            certificate="duality gap" if proven else "fixed-point residual",
+            steps=int(steps),
+            converged=converged,
+            reason="tol" if converged else "precision" if stuck else "max_steps",
+        )
+
+    def _run(self, bounded, data, tol, max_steps):
+        """All of it inside the graph, the new weights assigned at its end."""
+        self.traces += 1
+        objective = self.objective
+        state = begun = fista.start(objective, data)
+        if bounded:
+            state, value, gap, proven = self._to_gap(data, state, tol, max_steps)
+        else:
+            state = fista.run(objective, data, state, tol, max_steps)
+            value, gap, proven = state.value, state.residual, False
+        for variable, w in zip(objective.variables, state.weights, strict=True):
+            variable.assign(w)
+        report = (value, gap, proven, state.steps, fista.stuck(state), begun.value)
+        return ops.stack([ops.cast(number, "float64") for number in report])
+
+    def _to_gap(self, data, state, tol, max_steps):
+        """Run to ever smaller residuals until the duality gap is small enough."""
+        prepared = self.certificate.prepare(data)
+
+        def proceed(state, value, gap, proven, target):
+            tried = ops.logical_or(state.steps >= max_steps, fista.stuck(state))
+            return ops.logical_and(gap > tol, ops.logical_not(tried))
+
+        def refine(state, value, gap, proven, target):
+            state = fista.run(self.objective, data, state, target, max_steps)
+            value, gap = self.certificate.gap(prepared, state.weights)
+            seen = ops.cast(state.value, "float64")
+            # A loss that is not what it seems (a mask, targets that are no
+            # distribution) must not be certified.
+            proven = ops.abs(value - seen) <= 1e-3 * ops.abs(seen)
+            gap = gap / ops.maximum(ops.abs(value), 1e-300)
+            residual = ops.cast(state.residual, "float64")
+            gap = ops.where(proven, gap, residual)
+            factor = ops.clip(0.5 * tol / gap, 0.02, 0.5)
+            return state, value, gap, proven, residual * factor
+
+        infinite = ops.convert_to_tensor(float("inf"), "float64")
+        start = (state, infinite, infinite, ops.convert_to_tensor(False), tol)
+        state, value, gap, proven, _ = ops.while_loop(proceed, refine, start)
+        return state, ops.where(proven, value, state.value), gap, proven
+
+
+_CACHE = "_kerasreg_solver"
+
+
+def _solver_of(model, data):
+    """The solver of a model, kept with it as long as it fits."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            "Invalid value for argument `model`. Expected a compiled keras.Model. "
+            f"Received: model={model!r} (of type {type(model).__name__})"
+        )
+    if not model.compiled:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a compiled model: call "
+            f"`model.compile(loss=...)` first. Received: model={model!r}"
+        )
+    solver = model.__dict__.get(_CACHE)
+    if solver is not None and solver.objective.is_of(model):
+        return solver
+    _build(model, data)
+    _check_weights(model)
+    solver = Solver(model)
+    object.__setattr__(model, _CACHE, solver)  # past Keras's tracking
+    return solver
+
+
+def _build(model, data):
+    """Have Keras make all variables of the model and its loss, outside a graph."""
+    x, y, sample_weight = tree.map_structure(
+        lambda a: a[:1], data, none_is_leaf=False
+    )
+    model._compute_loss(x, y, model(x, training=False), sample_weight, training=False)
+
+
+def _check_weights(model):
+    if not model.trainable_variables:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model with trainable "
+            f"weights. Received: model={model!r}"
+        )
+    bound = [v.path for v in model.trainable_variables if v.constraint is not None]
+    if bound:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected weights without "
+            f"constraints, which `solve` does not know. Received: {bound} with one"
+        )
+    for v in model.trainable_variables:
+        if isinstance(v.regularizer, keras.regularizers.L1L2 | keras.regularizers.L1):
+            if float(v.regularizer.l1) > 0:
+                warnings.warn(
+                    f"{v.path} has Keras's own L1, which has no proximal map and no "
+                    "gradient at 0: `solve` cannot converge. Use "
+                    "kerasreg.regularizers.L1 or ElasticNet.",
+                    stacklevel=4,
+                )
+
+
+def check_count(name, value):
+    """Check a positive integer argument and return it as an int.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the user gave.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is less than 1.
+    """
+    message = (
+        f"Invalid value for argument `{name}`. Expected a positive integer. "
+        f"Received: {name}={value!r}"
+    )
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(message)
+    if value < 1:
+        raise ValueError(message)
+    return int(value)
+
+
+def _check_data(x, y, sample_weight):
+    """The data as arrays of one common length."""
+    data = {"x": x, "y": y, "sample_weight": sample_weight}
+    lengths = {}
+    for name, value in data.items():
+        if value is None and name == "sample_weight":
+            continue
+        data[name] = tree.map_structure(_to_array, value)
+        arrays = tree.flatten(data[name])
+        if not arrays or any(
+            not len(a.shape) or not _is_numeric(a) for a in arrays
+        ):
+            raise TypeError(
+                f"Invalid value for argument `{name}`. Expected numeric arrays with "
+                f"one row a sample. Received: {name} of type {type(value).__name__}"
+            )
+        lengths.update({f"{name}[{i}]": len(a) for i, a in enumerate(arrays)})
+    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+        raise ValueError(
+            "Invalid value for arguments `x`, `y` and `sample_weight`. Expected the "
+            f"same positive number of samples in all. Received: {lengths}"
+        )
+    return data["x"], data["y"], data["sample_weight"]
+
+
+def _to_array(value):
+    return value if ops.is_tensor(value) else np.asarray(value)
+
+
+def _is_numeric(array):
+    kind = str(getattr(array.dtype, "name", array.dtype))
+    return kind.startswith(("float", "bfloat", "int", "uint", "bool"))
+
+
+def _not_finite(data):
+    names = ("x", "y", "sample_weight")
+    bad = [
+        name
+        for name, part in zip(names, data, strict=True)
+        if part is not None
+        and not all(
+            bool(ops.all(ops.isfinite(a))) for a in tree.flatten(part)
+        )
+    ]
+    found = f"NaN or infinite values in {bad}" if bad else "finite data"
+    return (
+        "Invalid value: the loss at the start is NaN or infinite. Expected finite "
+        f"data and weights for which the loss is finite. Received: {found}"
+    )
+
+
+def _shortfall(solution, tol, objective):
+    state = f"{solution.certificate} {solution.gap:.2g} of the objective"
+    if solution.reason == "max_steps":
+        return (
+            f"`solve` used all {solution.steps} steps before it reached tol={tol:g}: "
+            f"{state}. Give it more with `max_steps`, or scale the inputs."
+        )
+    return (
+        f"`solve` cannot reach tol={tol:g} in {objective.dtype}: {state}, after "
+        f"{solution.steps} steps, the last of which changed nothing. Use a larger "
+        'tol, or keras.config.set_floatx("float64") before making the model.'
+    )
