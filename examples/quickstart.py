@@ -12,7 +12,6 @@ data = load_breast_cancer()
 x, x_test, y, y_test = train_test_split(data.data, data.target, random_state=0)
 scale = keras.layers.Normalization()
 scale.adapt(x)
-
 first = keras.layers.Dense(16, "relu", kernel_regularizer=ElasticNet(0.01, 0.001))
 model = keras.Sequential([scale, first, keras.layers.Dense(1, "sigmoid")])
 optimizer = Proximal(keras.optimizers.Adam(0.01))

@@ -17,7 +17,7 @@ import numpy as np
 import kerasreg
 from kerasreg.datasets import breast_cancer
 from kerasreg.extras import require
-from kerasreg.optimizers import Proximal
+from kerasreg.optimizers import solve
 from kerasreg.regularizers import L1, L2, ElasticNet, GroupLasso, penalties_of
 from kerasreg.selection import compare
 
@@ -57,34 +57,30 @@ def build(dropout=0.0):
     return model
 
 
-def coefficient_path(x, y, steps=300, count=30):
-    """Fits a logistic regression at falling L1 strengths, each from the last one.
+def coefficient_path(x, y, count=40):
+    """Solves a logistic regression at falling L1 strengths, each from the last one.
 
     Args:
         x: Standardized features, shape `(examples, features)`.
         y: Labels 0 and 1, shape `(examples, 1)`.
-        steps: Full-batch steps at each strength.
         count: Number of strengths.
 
     Returns:
-        The strengths, from the lowest at which all coefficients are 0 down to
-        1/300 of it, and the coefficients, shape `(count, features)`.
+        The strengths, from 1 % above the lowest at which all coefficients are 0
+        down to 1/300 of that, and the coefficients, shape `(count, features)`.
     """
-    highest = np.abs(x.T @ (y - y.mean())).max() / len(x)
+    highest = 1.01 * np.abs(x.T @ (y - y.mean())).max() / len(x)
     strengths = np.geomspace(highest, highest / 300, count)
     head = keras.layers.Dense(
-        1, "sigmoid", kernel_initializer="zeros", kernel_regularizer=L1(strengths[0])
+        1, "sigmoid", kernel_initializer="zeros", kernel_regularizer=L1(highest)
     )
     model = keras.Sequential([keras.Input((x.shape[1],)), head])
-    optimizer = keras.optimizers.SGD(0.2, momentum=0.9)
-    model.compile(Proximal(optimizer), loss="binary_crossentropy")
-    x, y = keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(y)
+    model.compile(loss="binary_crossentropy")
     (penalty,) = penalties_of(model).values()
     coefs = []
     for strength in strengths:
         penalty.strength = strength
-        for _ in range(steps):
-            model.train_on_batch(x, y)
+        solve(model, x, y)
         coefs.append(keras.ops.convert_to_numpy(head.kernel)[:, 0])
     return strengths, np.array(coefs)
 
@@ -118,7 +114,7 @@ def main(arguments=None):
         kept = result.selected(name)
         print(f"{name} keeps {len(kept)} features: {', '.join(kept)}\n")
     print("Coefficient path of a logistic regression ...", flush=True)
-    path = coefficient_path(result.preprocess(x), y.astype("float32"), options.steps)
+    path = coefficient_path(result.preprocess(x), y)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     page = report(result, path, names, options, time.perf_counter() - start)
     options.out.write_text(page, encoding="utf-8")
@@ -133,7 +129,6 @@ def _options(arguments):
     parser.add_argument("--out", type=Path, default=out, help="the report to write")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=25)
-    parser.add_argument("--steps", type=int, default=300, help="per path strength")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 

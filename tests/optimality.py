@@ -40,9 +40,7 @@ def group_minimum(v, step, lam, l1=0.0):
 
     From its optimality conditions, with SciPy's bracketing root finder in float64.
     """
-    v, step = np.broadcast_arrays(
-        np.asarray(v, "float64"), np.asarray(step, "float64")
-    )
+    v, step = np.broadcast_arrays(np.asarray(v, "float64"), np.asarray(step, "float64"))
     v = np.sign(v) * np.maximum(np.abs(v) - step * l1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         dual = np.where(v == 0, 0.0, v / step)

@@ -46,7 +46,9 @@ every_scalar_map = pytest.mark.parametrize("name", SCALAR_MAPS)
 
 def mcp(size, lam, gamma):
     flat = gamma * lam**2 / 2
-    return np.where(size < gamma * lam, flat - (gamma * lam - size) ** 2 / gamma / 2, flat)
+    return np.where(
+        size < gamma * lam, flat - (gamma * lam - size) ** 2 / gamma / 2, flat
+    )
 
 
 def scad(size, lam, gamma):
@@ -72,7 +74,9 @@ def test_scalar_map_is_the_global_minimum_for_every_step(name):
 @every_scalar_map
 def test_scalar_map_with_steps_around_gamma(name):
     """Where the problem turns from convex to concave."""
-    steps = np.unique(np.outer([1.1, 1.2, 2.7, 3.0, 4.7], 1 + np.linspace(-0.1, 0.1, 9)))
+    steps = np.unique(
+        np.outer([1.1, 1.2, 2.7, 3.0, 4.7], 1 + np.linspace(-0.1, 0.1, 9))
+    )
     v, step = np.meshgrid(np.linspace(-6, 6, 121), steps)
     assert_minimizes(numpy_map(name, v, step, "float64"), v, step, SCALAR_MAPS[name][1])
 
@@ -312,10 +316,10 @@ def test_block_map_of_groups_of_several_axes_and_of_none():
         )
     # A group of one weight is the lasso.
     v = ops.convert_to_tensor(v)
-    for step in (0.7, ops.convert_to_tensor(step)):
-        alone = prox.block_soft_threshold(v, step, 0.9, ())
+    for each in (0.7, ops.convert_to_tensor(step)):
+        alone = prox.block_soft_threshold(v, each, 0.9, ())
         np.testing.assert_allclose(
-            alone, prox.soft_threshold(v, step * 0.9), rtol=1e-9, atol=1e-12
+            alone, prox.soft_threshold(v, each * 0.9), rtol=1e-9, atol=1e-12
         )
 
 

@@ -23,10 +23,11 @@ import keras
 from keras import ops
 
 from kerasreg.optimizers import duals
+from kerasreg.optimizers.linear import LinearObjective
 
 
-class Certificate:
-    """The duality gap of a linear model.
+class LinearModel:
+    """A linear model with a dual: makes its `LinearObjective` on data.
 
     Args:
         features: `keras.Model` from the model's input to the Dense layer's.
@@ -47,75 +48,79 @@ class Certificate:
         return self._penalties[0].usable()
 
     def prepare(self, data):
-        """What `gap` needs of the data, in float64.
+        """What both objectives need: features, targets, weights and units.
 
         Args:
             data: Tuple of inputs, targets and sample weights (or `None`).
-
-        Returns:
-            A tuple of tensors: features (n, p), targets (n, k), weights (n, 1).
         """
         x, y, sample_weight = data
-        x = ops.cast(self._features(x, training=False), "float64")
+        x = self._features(x, training=False)
         n = ops.shape(x)[0]
         if sample_weight is None:
-            weight = ops.ones((n, 1), "float64")
+            c = ops.ones((n, 1), "float64")
         else:
-            weight = ops.reshape(ops.cast(sample_weight, "float64"), (n, 1))
+            c = ops.reshape(ops.cast(sample_weight, "float64"), (n, 1))
         if self._reduction == "mean_with_sample_weight":
-            weight = weight / ops.sum(weight)
+            c = c / ops.sum(c)
         elif self._reduction != "sum":
-            weight = weight / ops.cast(n, "float64")
-        return x, self._loss.targets(y, n), weight
+            c = c / ops.cast(n, "float64")
+        return x, self._loss.targets(y, n), c, *self._units(x)
 
-    def gap(self, prepared, weights):
-        """The objective and the duality gap, float64 scalars.
+    def objective(self, prepared, dtype):
+        """The `LinearObjective` of what `prepare` returned, in a dtype."""
+        x, y, c, rough, mean, deviation = prepared
+        x, y, c, mean, deviation = (
+            ops.cast(part, dtype) for part in (x, y, c, mean, deviation)
+        )
+        x = ops.cond(rough, lambda: (x - mean) / deviation, lambda: x)
+        return LinearObjective(
+            x,
+            y,
+            c,
+            mean[0, :, None],
+            deviation[0, :, None],
+            self._loss,
+            self._penalties,
+        )
 
-        Args:
-            prepared: What `prepare` returned.
-            weights: List of tensors: the values of the model's weights.
+    def _units(self, x):
+        """The origin and unit that each feature is best measured in.
+
+        Looks at the first samples only, to see whether it is worth a pass over
+        the data: any choice gives the same problem, and a good one fewer steps.
+        The origin may only move if a free bias can take it up, and units differ
+        only if the penalty treats each weight by itself.
         """
-        x, y, c = prepared
-        # In the order of the model: the kernel, then the bias.
-        weights = [ops.cast(w, "float64") for w in weights]
-        z = ops.matmul(x, weights[0])
-        if self._layer.use_bias:
-            z = z + weights[1]
-        primal = ops.sum(c[:, 0] * self._loss.value(z, y))
-        for penalty, w in zip(self._penalties, weights, strict=True):
-            primal = primal + penalty.value(w)
-        u = self._loss.slope(z, y)
+        mean, variance = ops.moments(x[:_LOOK], axes=0, keepdims=True)
+        deviation = ops.sqrt(variance)
+        ones = ops.ones_like(mean)
+        rough = ops.convert_to_tensor(False)
         if self._layer.use_bias and self._penalties[1].free:
-            u = self._loss.center(u, y, c)
-        forces = [ops.matmul(ops.transpose(x), c * u), ops.sum(c * u, 0)]
-        forces = forces[: len(weights)]
-        dual = None
-        for scale in self._scales(forces):
-            bound = -ops.sum(c[:, 0] * self._loss.conjugate(scale * u, y))
-            for penalty, force in zip(self._penalties, forces, strict=True):
-                bound = bound - penalty.conjugate(scale * force)
-            dual = bound if dual is None else ops.maximum(dual, bound)
-        return primal, primal - dual
-
-    def _scales(self, forces):
-        """Two scales to try: inside all hard bounds, and inside soft ones too."""
-        hard = soft = ops.ones((), "float64")
-        for penalty, force in zip(self._penalties, forces, strict=True):
-            scale = penalty.scale(force)
-            soft = ops.minimum(soft, scale)
-            if penalty.hard:
-                hard = ops.minimum(hard, scale)
-        return hard, soft
+            rough = ops.any(ops.abs(mean) > deviation)
+        else:
+            mean = 0.0 * ones
+        if self._penalties[0].elementwise:
+            few = ops.min(ops.where(deviation > 0, deviation, float("inf")))
+            rough = ops.logical_or(rough, ops.max(deviation) > _SPREAD * few)
+        else:
+            deviation = ones
+        deviation = ops.where(deviation > 0, deviation, 1.0)
+        mean = ops.where(rough, mean, 0.0)
+        return rough, mean, ops.where(rough, deviation, 1.0)
 
 
-def certificate_of(model):
-    """Find the duality gap of a model.
+_LOOK = 256  # samples that the units are taken from
+_SPREAD = 3.0  # ratio of units from which on they are equalized
+
+
+def linear_model(model):
+    """Find the dual of a model.
 
     Args:
         model: A built and compiled `keras.Model`.
 
     Returns:
-        A `Certificate`, or `None` if this is not a linear model, or one whose
+        A `LinearModel`, or `None` if this is not a linear model, or one whose
         loss or penalty has no dual here.
     """
     loss, reduction, activation = _loss_of(model)
@@ -133,7 +138,7 @@ def certificate_of(model):
     penalties = [duals.dual_penalty(v) for v in variables]
     if None in penalties or penalties[0].free:
         return None
-    return Certificate(features, layer, loss(layer.units), reduction, penalties)
+    return LinearModel(features, layer, loss(layer.units), reduction, penalties)
 
 
 def _loss_of(model):
@@ -144,8 +149,10 @@ def _loss_of(model):
     settings = given.get_config() if isinstance(given, keras.losses.Loss) else {}
     kind = type(given) if settings else given
     family = next((f for f in duals.LOSSES if kind in f.keras_losses), None)
-    if family is None or settings.get("label_smoothing") or (
-        settings.get("axis", -1) != -1 or settings.get("ignore_class") is not None
+    if (
+        family is None
+        or settings.get("label_smoothing")
+        or (settings.get("axis", -1) != -1 or settings.get("ignore_class") is not None)
     ):
         return None, None, None
     logits = settings.get("from_logits", False)

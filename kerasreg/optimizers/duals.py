@@ -149,7 +149,7 @@ def _share(shift, room):
 class Free:
     """No penalty: the force on the weight has to be zero."""
 
-    free, hard = True, False
+    free, hard, elementwise = True, False, True
 
     def usable(self):
         """Whether the conjugate is finite somewhere but at 0."""
@@ -158,6 +158,10 @@ class Free:
     def value(self, w):
         """Zero."""
         return 0.0
+
+    def prox(self, w, step):
+        """The weight itself."""
+        return w
 
     def conjugate(self, force):
         """Zero: `center` has brought the force to 0."""
@@ -185,6 +189,10 @@ class DualElasticNet(Free):
         """The penalty."""
         return self._penalty(w)
 
+    def prox(self, w, step):
+        """The proximal map of the penalty."""
+        return self._penalty.prox(w, step)
+
     def conjugate(self, force):
         """The conjugate of the penalty at a force in its domain."""
         if self.hard:
@@ -208,7 +216,7 @@ class DualSparseGroup(DualElasticNet):
     """`l1·Σ|w| + group·Σ_g √p_g‖w_g‖`: the force, softened by `l1`, is bounded."""
 
     def __init__(self, penalty, weight):
-        self._penalty, self.hard = penalty, True
+        self._penalty, self.hard, self.elementwise = penalty, True, False
         self._axes = penalty.group_axes(weight)
         self._root = math.sqrt(math.prod(weight.shape[i] for i in self._axes))
 

@@ -22,17 +22,20 @@ class State(NamedTuple):
     """What one step hands to the next; every field is a tensor or a list of them.
 
     `weights` are the result so far, with objective `value` and the fixed-point
-    measure `residual`; `point` is where the next gradient is taken; `old_point`
-    and `old_gradient` are those of the last step; `lowest` is the lowest
+    measure `residual`; `point` is where the next gradient is taken; the `image` of
+    either is what the objective computed first and is linear in the weights;
+    `old_point` and `old_gradient` are those of the last step; `lowest` is the lowest
     objective, `best` the lowest residual, `scale` the least objective that residuals
     are relative to; `idle` counts the steps since one of
     them fell.
     """
 
     weights: Any
+    image: Any
     value: Any
     residual: Any
     point: Any
+    point_image: Any
     old_point: Any
     old_gradient: Any
     step: Any
@@ -44,29 +47,31 @@ class State(NamedTuple):
     steps: Any
 
 
-def start(objective, data):
+def start(objective, weights):
     """The state before the first step, which a probe of the curvature sets.
 
     Args:
-        objective: An `Objective`.
-        data: Tuple of inputs, targets and sample weights.
+        objective: An `Objective` or what has its methods.
+        weights: List of tensors.
     """
     dtype = objective.dtype
-    weights = objective.weights()
-    smooth, gradient = objective.gradient(weights, data)
+    image = objective.image(weights)
+    smooth, gradient = objective.gradient(weights, image)
     value = ops.cast(smooth, dtype) + objective.penalty(weights)
     length = _PROBE * ops.maximum(_norm(weights), 1.0)
-    length = ops.cast(length / ops.maximum(_norm(gradient), _TINY), dtype)
-    probe = [w - ops.cast(length, w.dtype) * g for w, g in zip(weights, gradient)]
+    length = length / ops.maximum(_norm(gradient), _TINY)
+    probe = _descend(weights, gradient, length)
     infinite = ops.convert_to_tensor(float("inf"), dtype)
     zero = ops.zeros((), "int32")
     state = State(
         weights=weights,
+        image=image,
         value=value,
         residual=infinite,
         point=weights,
+        point_image=image,
         old_point=probe,
-        old_gradient=objective.gradient(probe, data)[1],
+        old_gradient=objective.gradient(probe, objective.image(probe))[1],
         step=infinite,
         momentum=ops.ones((), dtype),
         scale=_FLOOR * ops.abs(value),
@@ -75,20 +80,22 @@ def start(objective, data):
         idle=zero,
         steps=zero,
     )
-    step = _shorten(state, gradient)
-    return state._replace(step=ops.where(ops.isfinite(step), step, 1.0))
+    step = _longest(state, gradient)
+    state = state._replace(step=ops.where(ops.isfinite(step), step, 1.0))
+    if not objective.cautious:  # these two are for its steps
+        state = state._replace(old_point=[], old_gradient=[])
+    return state
 
 
 _PROBE = 1e-2  # length of the probe relative to the weights
 _FLOOR = 1e-4  # share of the first objective that residuals are relative to
 
 
-def run(objective, data, state, target, max_steps):
+def run(objective, state, target, max_steps):
     """Step until the residual is at most `target`, or no step helps any more.
 
     Args:
         objective: An `Objective`.
-        data: Tuple of inputs, targets and sample weights.
         state: A `State`.
         target: Scalar.
         max_steps: Scalar integer, for `state.steps` to stay below.
@@ -96,7 +103,6 @@ def run(objective, data, state, target, max_steps):
     Returns:
         The last `State`.
     """
-
     target = ops.cast(target, objective.dtype)
 
     def proceed(state):
@@ -104,10 +110,30 @@ def run(objective, data, state, target, max_steps):
         return ops.logical_and(go, ops.logical_not(stuck(state)))
 
     def advance(state):
-        return (_advance(objective, data, state),)
+        return (_advance(objective, state),)
 
     (state,) = ops.while_loop(proceed, advance, (state,))
     return state
+
+
+def move(objective, state):
+    """A state in the dtype of another objective."""
+
+    def cast(part):
+        if isinstance(part, list):
+            return [ops.cast(w, objective.dtype) for w in part]
+        return ops.cast(part, objective.dtype)
+
+    counts = {"idle": ops.zeros((), "int32"), "steps": state.steps}
+    state = State(*[cast(part) for part in state])._replace(**counts)
+    image = objective.image(state.weights)
+    value = objective.smooth(state.weights, image) + objective.penalty(state.weights)
+    return state._replace(
+        image=image,
+        point_image=objective.image(state.point),
+        value=value,
+        lowest=value,
+    )
 
 
 def stuck(state):
@@ -118,19 +144,21 @@ def stuck(state):
 _PATIENCE = 100
 
 
-def _advance(objective, data, state):
+def _advance(objective, state):
     """One step: gradient, proximal map, tests, momentum."""
     dtype = objective.dtype
-    smooth_at_point, gradient = objective.gradient(state.point, data)
+    smooth_at_point, gradient = objective.gradient(state.point, state.point_image)
     noise = _NOISE * _epsilon(smooth_at_point.dtype)
     smooth_at_point = ops.cast(smooth_at_point, dtype)
-    step = _shorten(state, gradient)
-    weights = objective.prox(
-        [p - ops.cast(step, p.dtype) * g for p, g in zip(state.point, gradient)], step
-    )
+    step = state.step
+    if objective.cautious:
+        longest = ops.maximum(_longest(state, gradient), _SHRINK * step)
+        step = ops.minimum(step, longest)
+    weights = objective.prox(_descend(state.point, gradient, step), step)
+    image = objective.image(weights)
     move = _difference(weights, state.point)
     square = _dot(move, move)
-    smooth = ops.cast(objective.smooth(weights, data), dtype)
+    smooth = ops.cast(objective.smooth(weights, image), dtype)
     value = smooth + objective.penalty(weights)
     noise = noise * ops.maximum(ops.abs(smooth), ops.abs(smooth_at_point))
 
@@ -142,10 +170,13 @@ def _advance(objective, data, state):
     ratio = excess / ops.maximum(bound, _TINY)  # step × curvature along the move
     wanted = _SAFETY / ops.maximum(ratio, _TINY)
     grown = ops.where(bound > 10.0 * noise, ops.clip(wanted, 1.0, _GROWTH), 1.0)
+    # A move that rounding swallows says nothing but that the step is too short.
+    size = _norm(weights)
+    blur = _epsilon(dtype) * size
+    length = ops.sqrt(square)
+    grown = ops.where(length < blur, 2.0, grown)
     shrunk = ops.where(ops.isfinite(wanted), ops.clip(wanted, 0.05, 0.8), 0.05)
-    new_step = step * ops.where(
-        accepted, grown, ops.where(short_enough, 1.0, shrunk)
-    )
+    new_step = step * ops.where(accepted, grown, ops.where(short_enough, 1.0, shrunk))
 
     progress = _difference(weights, state.weights)
     uphill = _dot(move, progress) < 0.0
@@ -154,27 +185,36 @@ def _advance(objective, data, state):
         1.0 + ops.sqrt(1.0 + 4.0 * step / new_step * ops.square(state.momentum))
     ) / 2.0
     push = ops.where(keep, (state.momentum - 1.0) / momentum, 0.0)
+    point = _extrapolate(weights, state.weights, push, accepted)
+    point_image = _extrapolate(image, state.image, push, accepted)
+    # A step that was too long is tried again from the same point.
+    point = _choose(short_enough, point, state.point)
+    point_image = _choose(short_enough, point_image, state.point_image)
     weights = _choose(accepted, weights, state.weights)
-    point = [
-        w + ops.cast(push, w.dtype) * p for w, p in zip(weights, progress)
-    ]
+    image = _choose(accepted, image, state.image)
     value = ops.where(accepted, value, state.value)
     residual = ops.where(
         accepted,
-        ops.sqrt(square) / step * (_norm(weights) + ops.sqrt(square))
+        ops.maximum(length, blur / 8.0)
+        / step
+        * (size + length)
         / ops.maximum(ops.maximum(ops.abs(value), state.scale), _TINY),
         state.residual,
     )
     return _account(
         State(
             weights=weights,
+            image=image,
             value=value,
             residual=residual,
             point=point,
-            old_point=state.point,
-            old_gradient=gradient,
+            point_image=point_image,
+            old_point=state.point if objective.cautious else [],
+            old_gradient=gradient if objective.cautious else [],
             step=new_step,
-            momentum=ops.where(keep, momentum, 1.0),
+            momentum=ops.where(
+                short_enough, ops.where(keep, momentum, 1.0), state.momentum
+            ),
             scale=state.scale,
             lowest=ops.minimum(state.lowest, value),
             best=state.best,
@@ -188,18 +228,19 @@ def _advance(objective, data, state):
 
 _NOISE = 4.0  # rounding of the compiled loss, in units of its last place
 _SAFETY = 0.95
-_GROWTH = 1.5
+_GROWTH = 1.1
+_SHRINK = 0.5
 _TINY = 1e-30
 
 
-def _shorten(state, gradient):
-    """The step, no longer than the curvature between the last points allows."""
+def _longest(state, gradient):
+    """The longest step for the curvature between the last points."""
     move = _difference(state.point, state.old_point)
     square = _dot(move, move)
     bend = _dot(move, _difference(gradient, state.old_gradient))
-    longest = _SAFETY * square / ops.maximum(bend, _TINY)
     usable = ops.logical_and(square > 0.0, bend > 0.0)
-    return ops.where(usable, ops.minimum(state.step, longest), state.step)
+    longest = _SAFETY * square / ops.maximum(bend, _TINY)
+    return ops.where(usable, longest, float("inf"))
 
 
 def _account(state, lowest, noise):
@@ -220,12 +261,26 @@ def _dot(a, b):
     return total
 
 
+def _descend(weights, gradient, step):
+    return [
+        w - ops.cast(step, w.dtype) * g for w, g in zip(weights, gradient, strict=True)
+    ]
+
+
 def _norm(a):
     return ops.sqrt(_dot(a, a))
 
 
 def _difference(a, b):
     return [one - other for one, other in zip(a, b, strict=True)]
+
+
+def _extrapolate(new, old, push, accepted):
+    """`new + push · (new − old)`, or `old` where the step was not accepted."""
+    return [
+        ops.where(accepted, a + ops.cast(push, a.dtype) * (a - b), b)
+        for a, b in zip(new, old, strict=True)
+    ]
 
 
 def _choose(condition, a, b):

@@ -50,9 +50,7 @@ def _over_root(optimizer, moment, rate, dtype):
 
 
 def _adamax(optimizer, index, rate, dtype):
-    return rate / (
-        ops.convert_to_tensor(optimizer._u[index]) + optimizer.epsilon
-    )
+    return rate / (ops.convert_to_tensor(optimizer._u[index]) + optimizer.epsilon)
 
 
 def _adagrad(optimizer, index, rate, dtype):
@@ -82,7 +80,8 @@ def metric_of(optimizer):
         optimizer: A Keras optimizer.
 
     Returns:
-        A function of (optimizer, index of the weight, rate, dtype) which returns a scalar tensor or one of the weight's shape.
+        A function of (optimizer, index of the weight, rate, dtype), which returns
+        a scalar tensor or one of the weight's shape.
 
     Raises:
         ValueError: If the optimizer's steps have no diagonal metric, or it is a

@@ -1,5 +1,7 @@
 """The objective of a compiled model as a function of its trainable weights."""
 
+import copy
+
 import keras
 from keras import ops, tree
 
@@ -16,6 +18,8 @@ class Objective:
     Args:
         model: A built and compiled `keras.Model`.
     """
+
+    cautious = True  # its values are rounded too much to judge steps by them alone
 
     def __init__(self, model):
         self.model = model
@@ -43,14 +47,24 @@ class Objective:
         """The current weights, a list of tensors."""
         return [ops.convert_to_tensor(v.value) for v in self.variables]
 
-    def smooth(self, weights, data):
+    def on(self, data):
+        """This objective on data, a tuple of inputs, targets and sample weights."""
+        bound = copy.copy(self)
+        bound._data = data
+        return bound
+
+    def image(self, weights):
+        """What is linear in the weights and worth to be kept: nothing here."""
+        return []
+
+    def smooth(self, weights, image):
         """`f`, a scalar of the dtype of the compiled loss.
 
         Args:
             weights: List of tensors, the values of `variables`.
-            data: Tuple of inputs, targets and sample weights (or `None`).
+            image: What `image` returned for them.
         """
-        x, y, sample_weight = data
+        x, y, sample_weight = self._data
         mapping = list(zip(self.variables, weights, strict=True))
         with (
             routing.muted(only_proximal=True),
@@ -59,14 +73,14 @@ class Objective:
             y_pred = self.model(x, training=False)
             return self.model._compute_loss(x, y, y_pred, sample_weight, training=False)
 
-    def gradient(self, weights, data):
+    def gradient(self, weights, image):
         """`f` and its gradient, a list of tensors."""
         # tensorflow: Keras has no public call that differentiates.
         import tensorflow as tf
 
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(weights)
-            value = self.smooth(weights, data)
+            value = self.smooth(weights, image)
         gradients = tape.gradient(
             value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )

@@ -205,6 +205,15 @@ class Proximal(keras.optimizers.Optimizer):
     def _model_variables_moving_average(self):
         return self.inner_optimizer._model_variables_moving_average
 
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """Have the inner optimizer's own weight decay leave some weights alone.
+
+        Args:
+            var_list: List of variables.
+            var_names: List of words in the names of variables.
+        """
+        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
+
     def finalize_variable_values(self, var_list):
         """Set the final values of the weights (their averages, if asked for)."""
         self.inner_optimizer.finalize_variable_values(var_list)

@@ -1,6 +1,7 @@
 """Solve a penalized model on all of its data, to a certificate."""
 
 import dataclasses
+import functools
 import warnings
 
 import keras
@@ -8,8 +9,9 @@ import numpy as np
 from keras import ops, tree
 
 from kerasreg.optimizers import fista
-from kerasreg.optimizers.certificate import certificate_of
+from kerasreg.optimizers.certificate import linear_model
 from kerasreg.optimizers.objective import Objective
+from kerasreg.optimizers.proximal import proximal_penalty
 from kerasreg.regularizers.base import check_number
 
 
@@ -43,9 +45,7 @@ class Solution:
         )
 
 
-def solve(
-    model, x, y, *, sample_weight=None, tol=1e-6, max_steps=10_000, verbose=0
-):
+def solve(model, x, y, *, sample_weight=None, tol=1e-6, max_steps=10_000, verbose=0):
     """Minimize a compiled model's loss and penalties on all of the data at once.
 
     Accelerated proximal gradient with backtracking and restarts, as one graph:
@@ -124,39 +124,37 @@ def solve(
 
 
 class Solver:
-    """The traced graph of one model. `traces` counts how often it was traced."""
+    """The traced graphs of one model. `traces` counts how often one was traced."""
 
     def __init__(self, model):
-        # tensorflow: Keras has no public call that makes a graph of a function.
-        import tensorflow as tf
-
         self.objective = Objective(model)
-        self.certificate = certificate_of(model)
+        self.linear = linear_model(model)
         self.traces = 0
+        jit_compile = bool(model.jit_compile)
         self._graphs = {
-            bounded: tf.function(
-                lambda *args, b=bounded: self._run(b, *args),
-                autograph=False,
-                reduce_retracing=True,
-            )
+            bounded: _graph(functools.partial(self._run, bounded), jit_compile)
             for bounded in (False, True)
         }
 
     def __call__(self, data, tol, max_steps):
         """Run the graph and read its report."""
         data = self.objective.to_tensors(data)
-        bounded = self.certificate is not None and self.certificate.usable()
-        report = self._graphs[bounded](
-            data, ops.convert_to_tensor(tol, "float64"), ops.convert_to_tensor(max_steps)
-        )
-        value, gap, proven, steps, stuck, begun = report.numpy()
-        if not np.isfinite(begun):
+        bounded = self.linear is not None and self.linear.usable()
+        limits = ops.convert_to_tensor(tol, "float64"), ops.convert_to_tensor(max_steps)
+        report = self._graphs[bounded](data, *limits).numpy()
+        if not np.isfinite(report[-1]):
             raise ValueError(_not_finite(data))
+        if bounded and abs(report[0] - report[-1]) > 1e-3 * abs(report[-1]):
+            # The loss is not what it seems: a mask, targets that are no
+            # distribution. So it is not certified.
+            bounded = False
+            report = self._graphs[bounded](data, *limits).numpy()
+        value, gap, steps, stuck, _ = report
         converged = bool(gap <= tol)
         return Solution(
             objective=float(value),
             gap=float(gap),
-            certificate="duality gap" if proven else "fixed-point residual",
+            certificate="duality gap" if bounded else "fixed-point residual",
             steps=int(steps),
             converged=converged,
             reason="tol" if converged else "precision" if stuck else "max_steps",
@@ -165,43 +163,76 @@ class Solver:
     def _run(self, bounded, data, tol, max_steps):
         """All of it inside the graph, the new weights assigned at its end."""
         self.traces += 1
-        objective = self.objective
-        state = begun = fista.start(objective, data)
+        objective = self.objective.on(data)
+        weights = objective.weights()
+        run = self._to_gap if bounded else self._to_residual
+        weights, value, gap, steps, stuck = run(data, weights, tol, max_steps)
+        seen = value
         if bounded:
-            state, value, gap, proven = self._to_gap(data, state, tol, max_steps)
-        else:
-            state = fista.run(objective, data, state, tol, max_steps)
-            value, gap, proven = state.value, state.residual, False
-        for variable, w in zip(objective.variables, state.weights, strict=True):
+            seen = ops.cast(objective.smooth(weights, []), objective.dtype)
+            seen = seen + objective.penalty(weights)
+        for variable, w in zip(objective.variables, weights, strict=True):
             variable.assign(w)
-        report = (value, gap, proven, state.steps, fista.stuck(state), begun.value)
+        report = (value, gap, steps, stuck, seen)
         return ops.stack([ops.cast(number, "float64") for number in report])
 
-    def _to_gap(self, data, state, tol, max_steps):
-        """Run to ever smaller residuals until the duality gap is small enough."""
-        prepared = self.certificate.prepare(data)
+    def _to_residual(self, data, weights, tol, max_steps):
+        """Run until the fixed-point residual is small enough."""
+        objective = self.objective.on(data)
+        state = fista.start(objective, weights)
+        state = fista.run(objective, state, tol, max_steps)
+        stuck = fista.stuck(state)
+        return state.weights, state.value, state.residual, state.steps, stuck
 
-        def proceed(state, value, gap, proven, target):
+    def _to_gap(self, data, weights, tol, max_steps):
+        """Run in float32, then in float64 until the duality gap is small enough."""
+        prepared = self.linear.prepare(data)
+        fine = self.linear.objective(prepared, "float64")
+        if self.objective.dtype == "float32":
+            coarse = self.linear.objective(prepared, "float32")
+            state = fista.start(coarse, coarse.enter(weights))
+            state = fista.run(coarse, state, ops.maximum(tol, COARSE), max_steps)
+            state = fista.move(fine, state)
+        else:
+            state = fista.start(fine, fine.enter(weights))
+
+        def proceed(state, value, gap, target):
             tried = ops.logical_or(state.steps >= max_steps, fista.stuck(state))
             return ops.logical_and(gap > tol, ops.logical_not(tried))
 
-        def refine(state, value, gap, proven, target):
-            state = fista.run(self.objective, data, state, target, max_steps)
-            value, gap = self.certificate.gap(prepared, state.weights)
-            seen = ops.cast(state.value, "float64")
-            # A loss that is not what it seems (a mask, targets that are no
-            # distribution) must not be certified.
-            proven = ops.abs(value - seen) <= 1e-3 * ops.abs(seen)
-            gap = gap / ops.maximum(ops.abs(value), 1e-300)
-            residual = ops.cast(state.residual, "float64")
-            gap = ops.where(proven, gap, residual)
+        def refine(state, value, gap, target):
+            state = fista.run(fine, state, target, max_steps)
+            # The weights that are left are rounded; the bound need not be.
+            left = fine.enter(self._rounded(fine.leave(state.weights)))
+            value = fine.smooth(left, fine.image(left)) + fine.penalty(left)
+            gap = (value - fine.dual(state.image)) / ops.maximum(ops.abs(value), 1e-300)
             factor = ops.clip(0.5 * tol / gap, 0.02, 0.5)
-            return state, value, gap, proven, residual * factor
+            return state, value, gap, state.residual * factor
 
         infinite = ops.convert_to_tensor(float("inf"), "float64")
-        start = (state, infinite, infinite, ops.convert_to_tensor(False), tol)
-        state, value, gap, proven, _ = ops.while_loop(proceed, refine, start)
-        return state, ops.where(proven, value, state.value), gap, proven
+        start = (state, infinite, infinite, tol)
+        state, value, gap, _ = ops.while_loop(proceed, refine, start)
+        weights = self._rounded(fine.leave(state.weights))
+        return weights, value, gap, state.steps, fista.stuck(state)
+
+    def _rounded(self, weights):
+        """Weights in the dtypes of the model's variables."""
+        return [
+            ops.cast(w, v.dtype)
+            for w, v in zip(weights, self.objective.variables, strict=True)
+        ]
+
+
+COARSE = 1e-4  # the residual up to which float32 steps are as good as float64 ones
+
+
+def _graph(function, jit_compile):
+    # tensorflow: Keras has no public call that makes a graph of a function.
+    import tensorflow as tf
+
+    return tf.function(
+        function, jit_compile=jit_compile, autograph=False, reduce_retracing=True
+    )
 
 
 _CACHE = "_kerasreg_solver"
@@ -231,9 +262,7 @@ def _solver_of(model, data):
 
 def _build(model, data):
     """Have Keras make all variables of the model and its loss, outside a graph."""
-    x, y, sample_weight = tree.map_structure(
-        lambda a: a[:1], data, none_is_leaf=False
-    )
+    x, y, sample_weight = tree.map_structure(lambda a: a[:1], data, none_is_leaf=False)
     model._compute_loss(x, y, model(x, training=False), sample_weight, training=False)
 
 
@@ -250,14 +279,13 @@ def _check_weights(model):
             f"constraints, which `solve` does not know. Received: {bound} with one"
         )
     for v in model.trainable_variables:
-        if isinstance(v.regularizer, keras.regularizers.L1L2 | keras.regularizers.L1):
-            if float(v.regularizer.l1) > 0:
-                warnings.warn(
-                    f"{v.path} has Keras's own L1, which has no proximal map and no "
-                    "gradient at 0: `solve` cannot converge. Use "
-                    "kerasreg.regularizers.L1 or ElasticNet.",
-                    stacklevel=4,
-                )
+        if float(getattr(v.regularizer, "l1", 0.0)) > 0 and not proximal_penalty(v):
+            warnings.warn(
+                f"{v.path} has Keras's own L1, which has no proximal map and no "
+                "gradient at 0: `solve` cannot converge. Use "
+                "kerasreg.regularizers.L1 or ElasticNet.",
+                stacklevel=4,
+            )
 
 
 def check_count(name, value):
@@ -291,9 +319,7 @@ def _check_data(x, y, sample_weight):
             continue
         data[name] = tree.map_structure(_to_array, value)
         arrays = tree.flatten(data[name])
-        if not arrays or any(
-            not len(a.shape) or not _is_numeric(a) for a in arrays
-        ):
+        if not arrays or any(not len(a.shape) or not _is_numeric(a) for a in arrays):
             raise TypeError(
                 f"Invalid value for argument `{name}`. Expected numeric arrays with "
                 f"one row a sample. Received: {name} of type {type(value).__name__}"
@@ -322,9 +348,7 @@ def _not_finite(data):
         name
         for name, part in zip(names, data, strict=True)
         if part is not None
-        and not all(
-            bool(ops.all(ops.isfinite(a))) for a in tree.flatten(part)
-        )
+        and not all(bool(ops.all(ops.isfinite(a))) for a in tree.flatten(part))
     ]
     found = f"NaN or infinite values in {bad}" if bad else "finite data"
     return (

@@ -35,8 +35,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
     """
     strengths, coefs, names = _validated(strengths, coefs, names)
     figure, axes = new_figure(8.4, 4.4)
-    largest = np.argsort(-np.abs(coefs[-1]), kind="stable")[:top]
-    largest = [j for j in largest if coefs[-1, j] != 0]
+    order = np.argsort(-np.abs(coefs[-1]), kind="stable")[:top]
+    largest = [j for j in order if coefs[-1, j] != 0]
     for j in set(range(coefs.shape[1])) - set(largest):
         axes.plot(strengths, coefs[:, j], color=GREY, linewidth=0.9)
     colors = {j: PALETTE[i % len(PALETTE)] for i, j in enumerate(largest)}

@@ -32,7 +32,7 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
     Example:
         >>> run = {"loss": [0.6, 0.3, 0.1], "val_loss": [0.7, 0.5, 0.6]}
         >>> figure = learning_curves({"baseline": [run, run]})
-        >>> figure.axes[0].get_title()
+        >>> figure.axes[0].get_title(loc="left")
         'baseline'
     """
     named = _named(histories)

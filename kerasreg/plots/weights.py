@@ -31,7 +31,7 @@ def weight_histogram(models, *, bins=61, title=None):
 
     Example:
         >>> figure = weight_histogram({"L1": [0.0, 0.0, 0.3], "L2": [0.1, -0.2, 0.3]})
-        >>> [axes.get_title() for axes in figure.axes]
+        >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['L1', 'L2']
     """
     if not isinstance(models, dict):

@@ -119,11 +119,14 @@ def regularize(model, rules):
 
     >>> import keras
     >>> from kerasreg.regularizers import L1, L2, regularize
-    >>> model = keras.Sequential([
-    ...     keras.Input((4,)),
-    ...     keras.layers.Dense(8, name="hidden"),
-    ...     keras.layers.Dense(1, name="head"),
-    ... ], name="mlp")
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((4,)),
+    ...         keras.layers.Dense(8, name="hidden"),
+    ...         keras.layers.Dense(1, name="head"),
+    ...     ],
+    ...     name="mlp",
+    ... )
     >>> regularize(model, {"*": L2(1e-4), "head": L1(1e-3)})
     {'mlp/hidden/kernel': L2(l2=0.0001), 'mlp/head/kernel': L1(l1=0.001)}
     """
@@ -145,7 +148,7 @@ def regularize(model, rules):
                 f"weight; this model has {[site.path for site in sites]}. "
                 f"Received: rules with the key {key!r}"
             )
-        chosen.update({site: penalty for site in matched})
+        chosen.update(dict.fromkeys(matched, penalty))
     chosen = {site: copy.copy(chosen[site]) for site in sites if site in chosen}
     attached = {s.path: penalty for s, penalty in chosen.items() if penalty is not None}
     for site, penalty in chosen.items():  # raises before anything is changed
@@ -207,7 +210,7 @@ def _number(value):
 
 def _paths(model):
     """Yield each weight of the model with its path, made unique."""
-    seen = {}
+    seen: dict[str, int] = {}
     for variable in model.weights:
         count = seen[variable.path] = seen.get(variable.path, 0) + 1
         yield variable.path if count == 1 else f"{variable.path}#{count}", variable
@@ -215,7 +218,7 @@ def _paths(model):
 
 def _sites(model):
     """The weights that a penalty can sit on, in the order of `model.weights`."""
-    owners = {}
+    owners: dict[int, tuple] = {}
 
     def walk(layer, ancestors):
         above = () if layer is model else (*ancestors, layer)
@@ -277,7 +280,7 @@ def _attach_to_attention(model):
     Returns:
         A dict from the id of each such penalty to the id of the one saved for it.
     """
-    saved_as = {}
+    saved_as: dict[int, int] = {}
     for layer in model._flatten_layers():
         children = list(layer._flatten_layers(include_self=False, recursive=False))
         for role in ("kernel", "bias"):
@@ -333,7 +336,9 @@ def _warn_unsaved(model, attached, saved_as):
 
 
 def warn_batch_norm(variables, batch_norm=None):
-    """Warn, once for each penalty, if a batch normalization follows its kernel.
+    """Warn about penalized kernels right before a batch normalization.
+
+    Each penalty is looked at once.
 
     Args:
         variables: List of the weights of a model in order.
@@ -347,8 +352,9 @@ def warn_batch_norm(variables, batch_norm=None):
     found, penalties = [], []
     for index, kernel in enumerate(variables):
         penalty = kernel.regularizer
-        if not isinstance(penalty, Penalty) or hasattr(penalty, "_warned"):
+        if not isinstance(penalty, Penalty) or hasattr(penalty, "_looked_at"):
             continue
+        penalties.append(penalty)
         parent = kernel.path.rpartition("/")[0]
         for other in range(index + 1, min(index + 3, len(variables))):
             following = variables[other]
@@ -358,10 +364,9 @@ def warn_batch_norm(variables, batch_norm=None):
             if batch_norm[other] and fits:
                 layer = following.path.split("/")[-2:][0]
                 found.append(f"{kernel.path} (before {layer})")
-                penalties.append(penalty)
             break
     for penalty in penalties:
-        penalty._warned = True
+        penalty._looked_at = True
     if found:
         warnings.warn(
             "A batch normalization follows the penalized kernels "

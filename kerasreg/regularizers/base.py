@@ -37,6 +37,7 @@ class Penalty(keras.regularizers.Regularizer):
     ...         size = ops.abs(w)
     ...         bowl = ops.where(size < 1.0, ops.square(w) / 2.0, size - 0.5)
     ...         return self.lam * ops.sum(bowl)
+    ...
     ...     def get_config(self):
     ...         return {"strength": self.strength}
     >>> penalty = Huber(0.1)
@@ -188,9 +189,9 @@ def check_number(name, value, above=None):
         TypeError: If it is not a real number.
         ValueError: If it is out of range, NaN or infinite (as a float32).
     """
-    expected = "a non-negative finite number" if above is None else (
-        f"a finite number greater than {above:g}"
-    )
+    expected = "a non-negative finite number"
+    if above is not None:
+        expected = f"a finite number greater than {above:g}"
     message = (
         f"Invalid value for argument `{name}`. Expected {expected}. "
         f"Received: {name}={value!r}"

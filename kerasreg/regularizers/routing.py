@@ -146,6 +146,4 @@ class muted:
     def covers(penalty):
         """Whether `penalty` is left out at this point of the program."""
         current = getattr(_local, "muted", None)
-        return current is not None and (
-            penalty.has_prox or not current._only_proximal
-        )
+        return current is not None and (penalty.has_prox or not current._only_proximal)

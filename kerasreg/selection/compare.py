@@ -90,7 +90,7 @@ def compare(
         ...     model.compile(keras.optimizers.SGD(0.1), "mse")
         ...     return model
         >>> result = compare(
-        ...     build, x, y, {"L1": L1(0.4)}, folds=2, epochs=20, progress=False
+        ...     build, x, y, {"L1": L1(0.4)}, folds=2, epochs=9, progress=False
         ... )
         >>> result.selected("L1"), result["L1"].zeros
         ([0], 2)
@@ -136,16 +136,16 @@ def _cross_validate(study, recipe, parts):
 
 
 def _row(name, results, final):
-    columns = {}
+    measured: dict = {}
     for key in ("train_loss", "val_loss", "train_metric", "val_metric"):
         values = [result[key] for result in results]
         known = None not in values
-        columns[key] = float(np.mean(values)) if known else None
-        columns[f"{key}_std"] = _deviation(values) if known else None
+        measured[key] = float(np.mean(values)) if known else None
+        measured[f"{key}_std"] = _deviation(values) if known else None
     return Row(
         name=name,
-        **columns,
-        gap=columns["val_loss"] - columns["train_loss"],
+        **measured,
+        gap=measured["val_loss"] - measured["train_loss"],
         refit_loss=final["train_loss"],
         zeros=final["zeros"],
         weights=final["weights"],

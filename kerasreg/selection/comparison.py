@@ -59,8 +59,9 @@ class Row:
     @property
     def diverged(self):
         """Number of fits (folds and refit) whose loss is not finite."""
-        losses = [(fold["train_loss"], fold["val_loss"]) for fold in self.folds]
-        return sum(not np.isfinite(x).all() for x in [*losses, self.refit_loss])
+        fits = [(fold["train_loss"], fold["val_loss"]) for fold in self.folds]
+        fits.append((self.refit_loss, self.refit_loss))
+        return sum(not np.isfinite(losses).all() for losses in fits)
 
 
 class Comparison:

@@ -1,6 +1,7 @@
 """From a candidate to a model that is ready for `fit`."""
 
 import contextlib
+import warnings
 
 import keras
 
@@ -145,7 +146,9 @@ def _use_proximal(model):
     if isinstance(inner, Proximal):
         return
     wrapped = Proximal(inner)
-    config = model.get_compile_config()
+    with warnings.catch_warnings():  # Nobody asked to save a lambda here.
+        warnings.simplefilter("ignore")
+        config = model.get_compile_config()
     config["optimizer"] = keras.saving.serialize_keras_object(wrapped)
     with contextlib.suppress(TypeError, ValueError):  # Not every loss can be saved.
         model.compile_from_config(config)  # The optimizer is saved with the model.

@@ -40,8 +40,9 @@ class Study:
         self._fit_preprocess, self._callbacks = preprocess, callbacks
         self._validation_freq = validation_freq
         self.preprocess = preprocess(x) if preprocess else None
-        self.x_all = self.preprocess(x) if preprocess else x
-        self.display, self.metric, self._looked_at = Silent(), None, {}
+        self.x_all = x if self.preprocess is None else self.preprocess(x)
+        self.display, self.metric = Silent(), None
+        self._looked_at: dict = {}
 
     def rehearse(self, recipes, metric):
         """Makes every model once, so that mistakes show before hours of training.

@@ -410,6 +410,17 @@ def test_an_embedding_is_mapped_as_a_whole():
     assert (model.get_weights()[0][8:] == 0).all()
 
 
+def test_weight_decay_is_the_inner_optimizers():
+    plain, model = build(), build(L1(0.0))
+    optimizers = [keras.optimizers.AdamW(0.01, weight_decay=0.5) for _ in range(2)]
+    mine = Proximal(optimizers[1])
+    for optimizer in (optimizers[0], mine):
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    fitted(plain, optimizers[0])
+    fitted(model, mine)
+    assert_same_weights(model, plain, atol=1e-6)
+
+
 # Saving.
 
 

@@ -68,7 +68,7 @@ def test_both_coefficients_are_checked_by_name():
             ElasticNet(**{name: -1})
         with pytest.raises(TypeError, match=f"argument `{name}`.*{name}='a'"):
             ElasticNet(**{name: "a"})
-    with pytest.raises(ValueError, match="argument `group`.*group=nan"):
+    with pytest.raises(ValueError, match=r"argument `group`.*group=nan"):
         SparseGroupLasso(group=float("nan"))
     with pytest.raises(ValueError, match="argument `strength`"):
         ElasticNet(3e38, 3e38)  # each fits a float32, their sum does not

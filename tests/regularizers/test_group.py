@@ -50,8 +50,9 @@ def test_the_value_is_the_sum_of_the_norms(axis, shape, counted):
 def test_the_map_is_the_minimum_of_each_group(axis, shape, counted, l1, metric):
     rng = np.random.default_rng(1)
     w = rng.normal(size=shape)
-    w = w * 10 ** rng.uniform(-1, 1, size=[n if i == counted else 1
-                                           for i, n in enumerate(shape)])
+    w = w * 10 ** rng.uniform(
+        -1, 1, size=[n if i == counted else 1 for i, n in enumerate(shape)]
+    )
     step = {
         "scalar": np.array(0.8),
         "close": rng.uniform(0.5, 1.0, size=shape),
@@ -61,8 +62,9 @@ def test_the_map_is_the_minimum_of_each_group(axis, shape, counted, l1, metric):
     u = np.asarray(penalty.prox(ops.convert_to_tensor(w), ops.convert_to_tensor(step)))
     steps = groups_of(np.broadcast_to(step, shape), counted)
     lam = 0.25 * np.sqrt(steps.shape[1])
-    for got, v, d in zip(groups_of(u, counted), groups_of(w, counted), steps,
-                         strict=True):
+    for got, v, d in zip(
+        groups_of(u, counted), groups_of(w, counted), steps, strict=True
+    ):
         expected = group_minimum(v, d, lam, np.float32(l1))
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-8)
         assert_group_optimal(got, v, d, lam, l1, rtol=1e-5)
