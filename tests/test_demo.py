@@ -11,13 +11,16 @@ pytest.importorskip("sklearn")
 from kerasreg import demo
 from kerasreg.datasets import breast_cancer
 from kerasreg.selection import Comparison, Row
+from kerasreg.selection.recipe import recipes
 
 
-def test_small_run(tmp_path, capsys):
+def test_small_run(tmp_path, capsys, monkeypatch):
+    few = {name: demo.candidates()[name] for name in ("L1", "L2", "group lasso")}
+    monkeypatch.setattr(demo, "candidates", lambda: few)
     out = tmp_path / "new" / "report.html"
     demo.main(["--out", str(out), "--folds", "2", "--epochs", "2"])
     printed = capsys.readouterr().out
-    for name in ["baseline", *demo.candidates()]:
+    for name in ["baseline", *few]:
         assert re.search(rf"^{name} +\d", printed, flags=re.MULTILINE)
     assert f"Report: {out}" in printed
     page = out.read_text("utf-8")
@@ -26,6 +29,11 @@ def test_small_run(tmp_path, capsys):
     assert "$" not in re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
     for tag in ("section", "table", "figure", "ul", "div"):
         assert page.count(f"<{tag}") == page.count(f"</{tag}>")
+
+
+def test_every_candidate_makes_a_model():
+    for recipe in recipes(demo.build, demo.candidates()).values():
+        assert recipe.make(0, np.ones((1, 30), "float32")).count_params() == 1537
 
 
 def test_dropout_leaves_the_initial_weights_alone():

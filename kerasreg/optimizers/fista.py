@@ -91,7 +91,7 @@ _PROBE = 1e-2  # length of the probe relative to the weights
 _FLOOR = 1e-4  # share of the first objective that residuals are relative to
 
 
-def run(objective, state, target, max_steps):
+def run(objective, state, target, max_steps, patient=True):
     """Step until the residual is at most `target`, or no step helps any more.
 
     Args:
@@ -99,6 +99,7 @@ def run(objective, state, target, max_steps):
         state: A `State`.
         target: Scalar.
         max_steps: Scalar integer, for `state.steps` to stay below.
+        patient: Whether to go on for long when nothing falls.
 
     Returns:
         The last `State`.
@@ -107,7 +108,8 @@ def run(objective, state, target, max_steps):
 
     def proceed(state):
         go = ops.logical_and(state.residual > target, state.steps < max_steps)
-        return ops.logical_and(go, ops.logical_not(stuck(state)))
+        helpless = stuck(state) if patient else state.idle > _IMPATIENCE
+        return ops.logical_and(go, ops.logical_not(helpless))
 
     def advance(state):
         return (_advance(objective, state),)
@@ -142,6 +144,7 @@ def stuck(state):
 
 
 _PATIENCE = 100
+_IMPATIENCE = 10
 
 
 def _advance(objective, state):

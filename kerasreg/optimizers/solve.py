@@ -191,7 +191,8 @@ class Solver:
         if self.objective.dtype == "float32":
             coarse = self.linear.objective(prepared, "float32")
             state = fista.start(coarse, coarse.enter(weights))
-            state = fista.run(coarse, state, ops.maximum(tol, COARSE), max_steps)
+            target = ops.maximum(tol, COARSE)
+            state = fista.run(coarse, state, target, max_steps, patient=False)
             state = fista.move(fine, state)
         else:
             state = fista.start(fine, fine.enter(weights))

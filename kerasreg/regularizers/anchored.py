@@ -1,7 +1,7 @@
 """A penalty on the distance from given weights."""
 
 import base64
-import contextlib
+from concurrent import futures
 from typing import Any
 
 import keras
@@ -118,31 +118,18 @@ class Anchored(Penalty):
     def __call__(self, w):
         """The penalty of `w`; the first call without an anchor takes `w` as one."""
         if self._anchor is None:
-            with _outside_of_tracing():
-                self._take(w)
+            # Tracing and Keras's scopes hold for one thread: in another one the
+            # weight has its present value, and a variable can be made.
+            with futures.ThreadPoolExecutor(max_workers=1) as thread:
+                thread.submit(self.anchor, w).result()
         return super().__call__(w)
-
-    def _take(self, w):
-        try:
-            self.anchor(w)
-        except ValueError:
-            if self._anchor is not None:
-                raise
-            # Keras is building the model symbolically and lets nobody make a
-            # variable. The anchor would be `w` itself: the pull is zero.
 
     def value(self, w):
         """`h(w) + μ/2·‖w − w₀‖²`."""
-        if self._anchor is None:
-            return self._rest(w)
         self._check_shape(w.shape)
         pull = ops.sum(ops.square(w - ops.cast(self._anchor.value, w.dtype)))
-        return ops.multiply(self.lam, pull) / 2.0 + self._rest(w)
-
-    def _rest(self, w):
-        if self.penalty is None:
-            return ops.zeros((), dtype=w.dtype)
-        return self.penalty.value(w)
+        total = ops.multiply(self.lam, pull) / 2.0
+        return total if self.penalty is None else total + self.penalty.value(w)
 
     def prox(self, w, step):
         """The inner map at the average of `w` and `w₀`, with a shorter step."""
@@ -176,16 +163,6 @@ class Anchored(Penalty):
 
     def __repr__(self):
         return f"Anchored(penalty={self.penalty!r}, mu={self.mu!r})"
-
-
-def _outside_of_tracing():
-    """Context in which values are present ones, also while a step is traced."""
-    if keras.backend.backend() != "tensorflow":
-        return contextlib.nullcontext()
-    # tensorflow: Keras has no public way out of a function that is being traced.
-    import tensorflow as tf
-
-    return tf.init_scope()
 
 
 def _pack(array):
