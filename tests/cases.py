@@ -126,6 +126,7 @@ PLAIN = [
     _plain(regularizers, "regularize"),
     _plain(regularizers, "penalties_of"),
     _plain(optimizers, "solve"),
+    _plain(optimizers, "Solution", "result"),
     _plain(datasets, "breast_cancer"),
     _plain(datasets, "Tabular", "result"),
     _plain(selection, "compare"),

@@ -11,8 +11,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
     """Draws how each coefficient grows as the penalty weakens.
 
     The strength falls from left to right on a logarithmic axis, and the axis
-    above counts the coefficients that are not zero. The largest coefficients at
-    the weak end are coloured and named; the others are grey.
+    above counts the coefficients that are not zero. The coefficients that grow
+    largest anywhere on the path are coloured and named; the others are grey.
 
     Args:
         strengths: Positive penalty strengths, one a model fitted, in any order.
@@ -35,8 +35,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
     """
     strengths, coefs, names = _validated(strengths, coefs, names)
     figure, axes = new_figure(8.4, 4.4)
-    order = np.argsort(-np.abs(coefs[-1]), kind="stable")[:top]
-    largest = [j for j in order if coefs[-1, j] != 0]
+    reach = np.abs(coefs).max(axis=0)
+    largest = [j for j in np.argsort(-reach, kind="stable")[:top] if reach[j] > 0]
     for j in set(range(coefs.shape[1])) - set(largest):
         axes.plot(strengths, coefs[:, j], color=GREY, linewidth=0.9)
     colors = {j: PALETTE[i % len(PALETTE)] for i, j in enumerate(largest)}

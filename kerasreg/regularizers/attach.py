@@ -18,7 +18,8 @@ def as_penalty(regularizer):
     Args:
         regularizer: A `Penalty` (returned as it is), a `keras.regularizers.L1`,
             `L2` or `L1L2`, a name or config that `keras.regularizers.get` takes,
-            or `None`.
+            the registered name of a penalty (`"kerasreg>GroupLasso"`, made with
+            its default arguments), or `None`.
 
     Returns:
         A `Penalty`, or `None` for `None`.
@@ -36,7 +37,11 @@ def as_penalty(regularizer):
     >>> as_penalty("l2")
     L2(l2=0.01)
     """
-    original, regularizer = regularizer, keras.regularizers.get(regularizer)
+    original = regularizer
+    registered = isinstance(original, str) and keras.saving.get_registered_object(
+        original
+    )
+    regularizer = registered() if registered else keras.regularizers.get(original)
     if regularizer is None or isinstance(regularizer, Penalty):
         return regularizer
     known = {

@@ -77,7 +77,7 @@ class Penalty(keras.regularizers.Regularizer):
     @property
     def lam(self):
         """The current strength as a scalar tensor, for `value` and `prox`."""
-        return ops.convert_to_tensor(self._strength.value)
+        return ops.reshape(self._strength, ())
 
     @property
     def has_prox(self):

@@ -68,6 +68,11 @@ def test_as_penalty(given, expected):
     assert type(penalty) is type(expected)
 
 
+def test_as_penalty_of_a_registered_name():
+    penalty = as_penalty("kerasreg>GroupLasso")
+    assert type(penalty) is GroupLasso and penalty.strength == 0.01
+
+
 def test_as_penalty_keeps_the_value_and_what_is_one_already():
     w = np.random.default_rng(0).normal(size=(3, 4)).astype("float32")
     for given in ("l1", "l2", keras.regularizers.L1L2(0.1, 0.7)):
