@@ -36,3 +36,12 @@ def test_links_between_pages(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         if not re.match(r"[a-z]+:", target):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_begins_with_the_quickstart():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    script = (ROOT / "examples" / "quickstart.py").read_text(encoding="utf-8")
+    assert next(_blocks(ROOT / "README.md")).strip() == script.strip()
+    labels = re.findall(r'print\(f?"([^"{]+):', script)
+    assert len(labels) == 3
+    assert all(f"{label}: " in readme for label in labels)

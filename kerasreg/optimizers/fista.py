@@ -25,9 +25,9 @@ class State(NamedTuple):
     measure `residual`; `point` is where the next gradient is taken; the `image` of
     either is what the objective computed first and is linear in the weights;
     `old_point` and `old_gradient` are those of the last step; `lowest` is the lowest
-    objective, `best` the lowest residual, `scale` the least objective that residuals
+    objective, `mark` and `best` are the objective and residual that have to be beaten, `scale` the least objective that residuals
     are relative to; `idle` counts the steps since one of
-    them fell.
+    them was.
     """
 
     weights: Any
@@ -42,6 +42,7 @@ class State(NamedTuple):
     momentum: Any
     scale: Any
     lowest: Any
+    mark: Any
     best: Any
     idle: Any
     steps: Any
@@ -76,6 +77,7 @@ def start(objective, weights):
         momentum=ops.ones((), dtype),
         scale=_FLOOR * ops.abs(value),
         lowest=value,
+        mark=value,
         best=infinite,
         idle=zero,
         steps=zero,
@@ -135,6 +137,7 @@ def move(objective, state):
         point_image=objective.image(state.point),
         value=value,
         lowest=value,
+        mark=value,
     )
 
 
@@ -173,11 +176,10 @@ def _advance(objective, state):
     ratio = excess / ops.maximum(bound, _TINY)  # step × curvature along the move
     wanted = _SAFETY / ops.maximum(ratio, _TINY)
     grown = ops.where(bound > 10.0 * noise, ops.clip(wanted, 1.0, _GROWTH), 1.0)
-    # A move that rounding swallows says nothing but that the step is too short.
+    # A move that rounding swallows does not show how small the residual is.
     size = _norm(weights)
     blur = _epsilon(dtype) * size
     length = ops.sqrt(square)
-    grown = ops.where(length < blur, 2.0, grown)
     shrunk = ops.where(ops.isfinite(wanted), ops.clip(wanted, 0.05, 0.8), 0.05)
     new_step = step * ops.where(accepted, grown, ops.where(short_enough, 1.0, shrunk))
 
@@ -220,11 +222,11 @@ def _advance(objective, state):
             ),
             scale=state.scale,
             lowest=ops.minimum(state.lowest, value),
+            mark=state.mark,
             best=state.best,
             idle=state.idle,
             steps=state.steps + 1,
         ),
-        state.lowest,
         noise,
     )
 
@@ -246,13 +248,13 @@ def _longest(state, gradient):
     return ops.where(usable, longest, float("inf"))
 
 
-def _account(state, lowest, noise):
+def _account(state, noise):
     """Count the steps since the objective or the residual fell."""
-    fell = ops.logical_or(
-        state.residual < 0.9 * state.best, state.value < lowest - noise
-    )
+    lower = state.value < state.mark - noise
+    fell = ops.logical_or(state.residual < 0.9 * state.best, lower)
     return state._replace(
-        best=ops.minimum(state.best, state.residual),
+        mark=ops.where(lower, state.value, state.mark),
+        best=ops.where(fell, ops.minimum(state.best, state.residual), state.best),
         idle=ops.where(fell, 0, state.idle + 1),
     )
 

@@ -318,6 +318,8 @@ def _check_data(x, y, sample_weight):
     for name, value in data.items():
         if value is None and name == "sample_weight":
             continue
+        if isinstance(value, list) and all(map(np.isscalar, tree.flatten(value))):
+            value = np.asarray(value)
         data[name] = tree.map_structure(_to_array, value)
         arrays = tree.flatten(data[name])
         if not arrays or any(not len(a.shape) or not _is_numeric(a) for a in arrays):

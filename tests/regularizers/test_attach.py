@@ -60,7 +60,6 @@ def functional(layer, shape, dtype=None):
         ({"class_name": "kerasreg>L1", "config": {"l1": 0.2}}, L1(0.2)),
         (keras.regularizers.L1, L1(0.01)),
     ],
-    ids=str,
 )
 def test_as_penalty(given, expected):
     penalty = as_penalty(given)
@@ -70,7 +69,8 @@ def test_as_penalty(given, expected):
 
 def test_as_penalty_of_a_registered_name():
     penalty = as_penalty("kerasreg>GroupLasso")
-    assert type(penalty) is GroupLasso and penalty.strength == 0.01
+    assert type(penalty) is GroupLasso
+    assert penalty.strength == 0.01
 
 
 def test_as_penalty_keeps_the_value_and_what_is_one_already():
