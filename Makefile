@@ -38,7 +38,8 @@ docs: $(STAMP) ## Build the manual into site/
 
 bench: $(STAMP) ## Run every benchmark (benchmarks/*/run.py)
 	@set -e; for script in benchmarks/*/run.py; do \
-		echo "== $$script"; $(BIN)/python "$$script"; \
+		name=$$(basename $$(dirname $$script)); \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name.run; \
 	done
 
 clean: ## Remove what the other commands wrote, keep the environment

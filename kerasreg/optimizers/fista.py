@@ -21,13 +21,13 @@ from keras import ops
 class State(NamedTuple):
     """What one step hands to the next; every field is a tensor or a list of them.
 
-    `weights` are the result so far, with objective `value` and the fixed-point
-    measure `residual`; `point` is where the next gradient is taken; the `image` of
-    either is what the objective computed first and is linear in the weights;
-    `old_point` and `old_gradient` are those of the last step; `lowest` is the lowest
-    objective, `mark` and `best` are the objective and residual that have to be beaten, `scale` the least objective that residuals
-    are relative to; `idle` counts the steps since one of
-    them was.
+    `weights` are the result so far, with objective `value` and estimate `residual`
+    of how much lower it may be; `point` is where the next gradient is taken; the
+    `image` of either is what the objective computed first and is linear in the
+    weights; `old_point` and `old_gradient` are those of the last step; `lowest` is
+    the lowest objective so far; `mark` and `best` are the objective and residual to
+    beat, and `idle` counts the steps since one of them was; residuals are relative
+    to the objective or to `scale`, if that is more.
     """
 
     weights: Any
@@ -39,6 +39,7 @@ class State(NamedTuple):
     old_point: Any
     old_gradient: Any
     step: Any
+    least_step: Any
     momentum: Any
     scale: Any
     lowest: Any
@@ -74,6 +75,7 @@ def start(objective, weights):
         old_point=probe,
         old_gradient=objective.gradient(probe, objective.image(probe))[1],
         step=infinite,
+        least_step=infinite,
         momentum=ops.ones((), dtype),
         scale=_FLOOR * ops.abs(value),
         lowest=value,
@@ -83,13 +85,15 @@ def start(objective, weights):
         steps=zero,
     )
     step = _longest(state, gradient)
-    state = state._replace(step=ops.where(ops.isfinite(step), step, 1.0))
+    step = ops.where(ops.isfinite(step), step, 1.0)
+    state = state._replace(step=step, least_step=_SHORTEST * step)
     if not objective.cautious:  # these two are for its steps
         state = state._replace(old_point=[], old_gradient=[])
     return state
 
 
 _PROBE = 1e-2  # length of the probe relative to the weights
+_SHORTEST = 1e-2  # share of the first step
 _FLOOR = 1e-4  # share of the first objective that residuals are relative to
 
 
@@ -176,10 +180,6 @@ def _advance(objective, state):
     ratio = excess / ops.maximum(bound, _TINY)  # step × curvature along the move
     wanted = _SAFETY / ops.maximum(ratio, _TINY)
     grown = ops.where(bound > 10.0 * noise, ops.clip(wanted, 1.0, _GROWTH), 1.0)
-    # A move that rounding swallows does not show how small the residual is.
-    size = _norm(weights)
-    blur = _epsilon(dtype) * size
-    length = ops.sqrt(square)
     shrunk = ops.where(ops.isfinite(wanted), ops.clip(wanted, 0.05, 0.8), 0.05)
     new_step = step * ops.where(accepted, grown, ops.where(short_enough, 1.0, shrunk))
 
@@ -198,12 +198,10 @@ def _advance(objective, state):
     weights = _choose(accepted, weights, state.weights)
     image = _choose(accepted, image, state.image)
     value = ops.where(accepted, value, state.value)
+    residual = _residual(objective, state, weights, step, square)
     residual = ops.where(
         accepted,
-        ops.maximum(length, blur / 8.0)
-        / step
-        * (size + length)
-        / ops.maximum(ops.maximum(ops.abs(value), state.scale), _TINY),
+        residual / ops.maximum(ops.maximum(ops.abs(value), state.scale), _TINY),
         state.residual,
     )
     return _account(
@@ -217,6 +215,7 @@ def _advance(objective, state):
             old_point=state.point if objective.cautious else [],
             old_gradient=gradient if objective.cautious else [],
             step=new_step,
+            least_step=state.least_step,
             momentum=ops.where(
                 short_enough, ops.where(keep, momentum, 1.0), state.momentum
             ),
@@ -236,6 +235,22 @@ _SAFETY = 0.95
 _GROWTH = 1.1
 _SHRINK = 0.5
 _TINY = 1e-30
+
+
+def _residual(objective, state, weights, step, square):
+    """How much lower the objective may still be, from a step's squared move."""
+    size = _norm(weights)
+    if not objective.cautious:  # whose duality gap falls as the move does
+        length = ops.sqrt(square)
+        return length / step * (size + length)
+    # Moves shorter than the rounding of the weights, or by much shorter steps than
+    # the first (at a kink of the loss), do not show that there is no slope.
+    square = ops.maximum(square, ops.square(_epsilon(objective.dtype) / 8.0 * size))
+    longer = ops.maximum(1.0, state.least_step / step)
+    return _CONDITION * longer * square / (2.0 * step)
+
+
+_CONDITION = 1000.0  # steps whose gain the estimate allows for
 
 
 def _longest(state, gradient):

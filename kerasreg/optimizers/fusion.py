@@ -36,4 +36,6 @@ def fused(function, gradient, variable):
     return tf.function(function, jit_compile=True, autograph=False)
 
 
-_LEAST_SIZE = 2**15  # smaller weights are not worth the time to compile
+_LEAST_SIZE = (
+    2**17
+)  # compiling takes 0.2 s a weight: a few hundred steps of a smaller one

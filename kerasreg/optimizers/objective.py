@@ -1,12 +1,12 @@
 """The objective of a compiled model as a function of its trainable weights."""
 
+import contextlib
 import copy
 
 import keras
 from keras import ops, tree
 
 from kerasreg.optimizers.proximal import proximal_penalty
-from kerasreg.regularizers import routing
 
 
 class Objective:
@@ -66,10 +66,7 @@ class Objective:
         """
         x, y, sample_weight = self._data
         mapping = list(zip(self.variables, weights, strict=True))
-        with (
-            routing.muted(only_proximal=True),
-            keras.StatelessScope(mapping, collect_losses=True),
-        ):
+        with self._only_smooth(), keras.StatelessScope(mapping, collect_losses=True):
             y_pred = self.model(x, training=False)
             return self.model._compute_loss(x, y, y_pred, sample_weight, training=False)
 
@@ -85,6 +82,20 @@ class Objective:
             value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return value, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    @contextlib.contextmanager
+    def _only_smooth(self):
+        """Context in which the weights have no penalties with a proximal map."""
+        pairs = list(zip(self.variables, self.penalties, strict=True))
+        for variable, penalty in pairs:
+            if penalty is not None:
+                variable.regularizer = None
+        try:
+            yield
+        finally:
+            for variable, penalty in pairs:
+                if penalty is not None:
+                    variable.regularizer = penalty
 
     def penalty(self, weights):
         """`h`, a scalar."""

@@ -142,13 +142,13 @@ class Solver:
         bounded = self.linear is not None and self.linear.usable()
         limits = ops.convert_to_tensor(tol, "float64"), ops.convert_to_tensor(max_steps)
         report = self._graphs[bounded](data, *limits).numpy()
-        if not np.isfinite(report[-1]):
-            raise ValueError(_not_finite(data))
-        if bounded and abs(report[0] - report[-1]) > 1e-3 * abs(report[-1]):
+        if bounded and not report[-1]:
             # The loss is not what it seems: a mask, targets that are no
             # distribution. So it is not certified.
             bounded = False
             report = self._graphs[bounded](data, *limits).numpy()
+        if not np.isfinite(report[0]):
+            raise ValueError(_not_finite(data))
         value, gap, steps, stuck, _ = report
         converged = bool(gap <= tol)
         return Solution(
@@ -166,14 +166,16 @@ class Solver:
         objective = self.objective.on(data)
         weights = objective.weights()
         run = self._to_gap if bounded else self._to_residual
-        weights, value, gap, steps, stuck = run(data, weights, tol, max_steps)
-        seen = value
+        new, value, gap, steps, stuck = run(data, weights, tol, max_steps)
+        as_seen = ops.convert_to_tensor(True)
         if bounded:
-            seen = ops.cast(objective.smooth(weights, []), objective.dtype)
-            seen = seen + objective.penalty(weights)
-        for variable, w in zip(objective.variables, weights, strict=True):
-            variable.assign(w)
-        report = (value, gap, steps, stuck, seen)
+            seen = ops.cast(objective.smooth(new, []), objective.dtype)
+            seen = ops.cast(seen + objective.penalty(new), "float64")
+            as_seen = ops.isfinite(seen) & (gap > -_SLACK)
+            as_seen = as_seen & (ops.abs(value - seen) <= _SLACK * ops.abs(seen))
+        for variable, w, old in zip(objective.variables, new, weights, strict=True):
+            variable.assign(ops.where(as_seen, w, old))
+        report = (value, gap, steps, stuck, as_seen)
         return ops.stack([ops.cast(number, "float64") for number in report])
 
     def _to_residual(self, data, weights, tol, max_steps):
@@ -197,22 +199,22 @@ class Solver:
         else:
             state = fista.start(fine, fine.enter(weights))
 
-        def proceed(state, value, gap, target):
-            tried = ops.logical_or(state.steps >= max_steps, fista.stuck(state))
-            return ops.logical_and(gap > tol, ops.logical_not(tried))
+        def proceed(state, value, gap, target, rounds):
+            go = ops.logical_and(state.steps < max_steps, ~fista.stuck(state))
+            return ops.logical_and(gap > tol, ops.logical_or(go, rounds == 0))
 
-        def refine(state, value, gap, target):
+        def refine(state, value, gap, target, rounds):
             state = fista.run(fine, state, target, max_steps)
             # The weights that are left are rounded; the bound need not be.
             left = fine.enter(self._rounded(fine.leave(state.weights)))
             value = fine.smooth(left, fine.image(left)) + fine.penalty(left)
             gap = (value - fine.dual(state.image)) / ops.maximum(ops.abs(value), 1e-300)
             factor = ops.clip(0.5 * tol / gap, 0.02, 0.5)
-            return state, value, gap, state.residual * factor
+            return state, value, gap, state.residual * factor, rounds + 1
 
         infinite = ops.convert_to_tensor(float("inf"), "float64")
-        start = (state, infinite, infinite, tol)
-        state, value, gap, _ = ops.while_loop(proceed, refine, start)
+        start = (state, infinite, infinite, tol, ops.zeros((), "int32"))
+        state, value, gap, *_ = ops.while_loop(proceed, refine, start)
         weights = self._rounded(fine.leave(state.weights))
         return weights, value, gap, state.steps, fista.stuck(state)
 
@@ -224,6 +226,7 @@ class Solver:
         ]
 
 
+_SLACK = 1e-3  # between the compiled loss, in its own precision, and ours
 COARSE = 1e-4  # the residual up to which float32 steps are as good as float64 ones
 
 

@@ -467,6 +467,18 @@ class Bowl(Penalty):
         return {"strength": self.strength}
 
 
+def test_penalties_on_activities_stay_in_the_smooth_part():
+    x, y = features(), targets("mse", 1)
+    model = linear(L1(0.1), activity_regularizer=L2(0.5))
+    solution = solve(model, x, y)
+    assert solution.converged
+    plain = linear(L1(0.1))
+    solve(plain, x, y)
+    assert np.abs(model.get_weights()[0]).sum() < np.abs(plain.get_weights()[0]).sum()
+    evaluated = model.evaluate(x, y, batch_size=N, verbose=0)
+    assert solution.objective == pytest.approx(evaluated, rel=1e-5)
+
+
 def test_penalties_with_a_map_of_their_own():
     class Box(Bowl):
         def prox(self, w, step):

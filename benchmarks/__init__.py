@@ -1,0 +1,1 @@
+"""Benchmarks: one folder a claim, run with `python -m benchmarks.<folder>.run`."""
