@@ -1,1 +1,1 @@
-"""Benchmarks: one folder a claim, run with `python -m benchmarks.<folder>.run`."""
+"""One folder a claim: a card, a script, a result."""

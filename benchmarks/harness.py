@@ -1,64 +1,98 @@
-"""Timing side by side, and the JSON that a card quotes."""
+"""What every benchmark shares: fair timing, and a result with its circumstances."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
 import os
+import pathlib
 import platform
 import statistics
 import time
-from pathlib import Path
 
-VERSIONS = ("kerasreg", "keras", "tensorflow", "numpy", "scikit-learn")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def side_by_side(functions, rounds):
-    """Time functions in turn, A B C A B C ..., after one call of each.
+def arguments():
+    """The command line of every benchmark."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument(
+        "--quick", action="store_true", help="try the script; writes no result"
+    )
+    return parser.parse_args()
+
+
+def interleave(cases, rounds):
+    """Time functions in turns, so that what else the machine does hits all alike.
 
     Args:
-        functions: Dict from a name to a callable without arguments.
-        rounds: Number of timed calls of each.
+        cases: Dict from name to function; each is called once before.
+        rounds: How often each is timed.
 
     Returns:
-        Dict from the name to a list of seconds.
+        Dict from name to the list of its seconds.
     """
-    for function in functions.values():
+    for function in cases.values():
         function()
-    seconds = {name: [] for name in functions}
+    seconds = {name: [] for name in cases}
     for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
+        for name, function in cases.items():
+            begin = time.perf_counter()
             function()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(time.perf_counter() - begin)
     return seconds
 
 
-def ratios(seconds, base):
-    """Median, over rounds, of each function's time over the base's in that round."""
+def summary(seconds, base):
+    """Median milliseconds of each case, and its median ratio to `base` in a round."""
     return {
-        name: statistics.median(
-            a / b for a, b in zip(times, seconds[base], strict=True)
-        )
-        for name, times in seconds.items()
+        name: {
+            "median_ms": round(statistics.median(values) * 1e3, 3),
+            "fastest_ms": round(min(values) * 1e3, 3),
+            f"times_{base}": round(
+                statistics.median(
+                    a / b for a, b in zip(values, seconds[base], strict=True)
+                ),
+                3,
+            ),
+        }
+        for name, values in seconds.items()
     }
 
 
-def write(file, measured):
-    """Write `result.json` beside a benchmark's script, and print it.
+def write(script, result, quick):
+    """Print a result and, unless it was a trial, write it beside the script.
 
     Args:
-        file: The script's `__file__`.
-        measured: What was measured; numbers are rounded to four digits.
+        script: `__file__` of the benchmark.
+        result: Dict of what was measured.
+        quick: Whether this was a trial.
     """
+    packages = ("kerasreg", "keras", "tensorflow", "numpy", "scikit-learn")
+    peers = ("skglm", "celer")
     result = {
-        "date": datetime.date.today().isoformat(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, no GPU",
-        "versions": {name: _version(name) for name in VERSIONS},
-        "measured": _rounded(measured),
+        "when": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "load_before": LOAD_BEFORE,
+            "python": platform.python_version(),
+        },
+        "versions": {name: _version(name) for name in packages + peers},
+        **result,
     }
-    text = json.dumps(result, indent=2) + "\n"
-    Path(file).with_name("result.json").write_text(text, encoding="utf-8")
+    text = json.dumps(result, indent=2, ensure_ascii=False)
     print(text)
+    if not quick:
+        pathlib.Path(script).with_name("result.json").write_text(text + "\n")
+
+
+def _processor():
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":")[1].strip() for x in lines if "model name" in x), "")
 
 
 def _version(name):
@@ -68,9 +102,4 @@ def _version(name):
         return None
 
 
-def _rounded(value):
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+LOAD_BEFORE = [round(x, 2) for x in os.getloadavg()]

@@ -1,95 +1,115 @@
-"""What a penalty costs in a training step, against Keras's own and against none."""
+"""The cost of a training step with penalties in the loss, and under `Proximal`."""
 
-import os
+import pathlib
+import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import harness  # sets the log level first
 import keras
 import numpy as np
 import tensorflow as tf
 
-from benchmarks import harness
 from kerasreg.optimizers import Proximal
-from kerasreg.regularizers import ElasticNet, GroupLasso
+from kerasreg.regularizers import L1, ElasticNet
 
-BATCH, STEPS, ROUNDS = 128, 20, 15
+BATCH = 128
+NETS = {"784-800-800-10": (784, (800, 800)), "50 small layers": (32, (32,) * 50)}
 
 
-class Counted(keras.Sequential):
-    """Counts how often its train step is traced."""
+def adam():
+    return keras.optimizers.Adam(1e-3)
+
+
+CASES = {
+    "Adam": (None, adam),
+    "Keras L1L2": (lambda: keras.regularizers.L1L2(1e-5, 1e-5), adam),
+    "ElasticNet in the loss": (lambda: ElasticNet(1e-5, 1e-5), adam),
+    "Proximal(Adam), ElasticNet": (
+        lambda: ElasticNet(1e-5, 1e-5),
+        lambda: Proximal(adam()),
+    ),
+    "Proximal(Adam), L1": (lambda: L1(1e-5), lambda: Proximal(adam())),
+}
+
+
+class Counting(keras.Sequential):
+    """A model that counts how often its train step is traced."""
 
     traces = 0
 
-    def train_step(self, data):
-        self.traces += 1
-        return super().train_step(data)
+    def train_step(self, *arguments):
+        type(self).traces += 1
+        return super().train_step(*arguments)
 
 
-def network(sizes, features, penalty, proximal, jit_compile):
-    """A compiled classifier and a function that takes `STEPS` training steps."""
+def steps_of(net, penalty, optimizer, jit_compile, steps):
+    """A function that runs some training steps, and the class that counts traces."""
     keras.utils.set_random_seed(0)
-    layers = [keras.Input((features,))]
-    for units in sizes:
-        regularizer = penalty() if penalty else None
-        layers.append(keras.layers.Dense(units, "relu", kernel_regularizer=regularizer))
-    layers[-1].activation = keras.activations.linear
-    model = Counted(layers)
-    optimizer = keras.optimizers.Adam(1e-3)
-    optimizer = Proximal(optimizer) if proximal else optimizer
-    optimizer.build(model.trainable_variables)
+    inputs, units = net
+
+    class Model(Counting):
+        pass
+
+    def regularizer():
+        return penalty() if penalty else None
+
+    model = Model(
+        [
+            keras.Input((inputs,)),
+            *(
+                keras.layers.Dense(u, "relu", kernel_regularizer=regularizer())
+                for u in units
+            ),
+            keras.layers.Dense(10, kernel_regularizer=regularizer()),
+        ]
+    )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss=loss, jit_compile=jit_compile)
+    model.compile(optimizer(), loss, jit_compile=jit_compile)
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(BATCH, features)).astype("float32")
-    y = rng.integers(0, sizes[-1], BATCH)
-    data = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    x = rng.normal(size=(BATCH, inputs)).astype("float32")
+    y = rng.integers(0, 10, BATCH)
+    iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
     model.make_train_function()
 
-    def steps():
-        for _ in range(STEPS):
-            model.train_function(data)
+    def run():
+        for _ in range(steps):
+            logs = model.train_function(iterator)
+        float(logs["loss"])  # wait for it
 
-    return model, steps
-
-
-NETS = {
-    "784-800-800-10": ((800, 800, 10), 784),
-    "50 layers of 32": ((32,) * 50 + (10,), 32),
-}
-KINDS = {
-    "none": (None, False),
-    "keras L1L2 in the loss": (lambda: keras.regularizers.L1L2(1e-5, 1e-5), False),
-    "ElasticNet in the loss": (lambda: ElasticNet(1e-5, 1e-5), False),
-    "ElasticNet, Proximal": (lambda: ElasticNet(1e-5, 1e-5), True),
-    "GroupLasso, Proximal": (lambda: GroupLasso(1e-5), True),
-    "none, Proximal": (None, True),
-}
+    return run, Model
 
 
-def measure(net, jit_compile):
-    """Ratios to no penalty, the penalty in the loss to Keras's, and traces."""
+def table(net, jit_compile, steps, rounds):
     made = {
-        name: network(*NETS[net], penalty, proximal, jit_compile)
-        for name, (penalty, proximal) in KINDS.items()
+        name: steps_of(net, penalty, optimizer, jit_compile, steps)
+        for name, (penalty, optimizer) in CASES.items()
     }
-    seconds = harness.side_by_side({k: steps for k, (_, steps) in made.items()}, ROUNDS)
-    ours = {k: seconds[k] for k in KINDS if k.endswith("in the loss")}
-    return {
-        "milliseconds a step, plain Adam": 1e3 * min(seconds["none"]) / STEPS,
-        "ratio to plain Adam": harness.ratios(seconds, "none"),
-        "ElasticNet / keras L1L2, both in the loss": harness.ratios(
-            ours, "keras L1L2 in the loss"
-        )["ElasticNet in the loss"],
-        "traces": {k: model.traces for k, (model, _) in made.items()},
+    for run, _ in made.values():
+        run()
+    before = {name: model.traces for name, (_, model) in made.items()}
+    seconds = harness.interleave({k: run for k, (run, _) in made.items()}, rounds)
+    seconds = {k: [s / steps for s in values] for k, values in seconds.items()}
+    rows = harness.summary(seconds, "Adam")
+    against = harness.summary(seconds, "Keras L1L2")
+    for name, (_, model) in made.items():
+        rows[name]["times_Keras L1L2"] = against[name]["times_Keras L1L2"]
+        rows[name]["traces_first_call"] = before[name]  # Keras makes two of Adam's
+        rows[name]["traces_later"] = model.traces - before[name]
+    return rows
+
+
+def main():
+    quick = harness.arguments().quick
+    steps, rounds = (2, 2) if quick else (20, 15)
+    result = {
+        name: {
+            mode: table(net, jit_compile, steps, rounds)
+            for mode, jit_compile in (("default", "auto"), ("jit_compile=True", True))
+        }
+        for name, net in NETS.items()
     }
+    harness.write(__file__, result, quick)
 
 
 if __name__ == "__main__":
-    harness.write(
-        __file__,
-        {
-            f"{net}, {'jit_compile' if jit else 'default'}": measure(net, jit)
-            for net in NETS
-            for jit in (False, True)
-        },
-    )
+    main()

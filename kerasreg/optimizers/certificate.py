@@ -109,7 +109,7 @@ class LinearModel:
         return rough, mean, ops.where(rough, deviation, 1.0)
 
 
-_LOOK = 256  # samples that the units are taken from
+_LOOK = 64  # samples that the units are taken from
 _SPREAD = 3.0  # ratio of units from which on they are equalized
 
 

@@ -63,15 +63,18 @@ def solve(model, x, y, *, sample_weight=None, tol=1e-6, max_steps=10_000, verbos
     Linear models (one Dense layer on fixed features, mean squared error, binary
     or categorical cross-entropy, penalized by ElasticNet, L1, L2, GroupLasso or
     SparseGroupLasso) end by their duality gap, in float64: the objective is
-    proven to be within `tol` of the minimum. Others end by their fixed-point
-    residual `‖G‖·(‖w‖ + t‖G‖)` with `G = (v − w)/t`, the first-order estimate of
-    how much the objective can fall within a distance of `‖w‖`.
+    proven to be within `tol` of the minimum. They are solved in centred features
+    of equal scale, whatever the scale of yours. Others end by their fixed-point
+    residual `‖G‖²·1000·t/2` with `G = (v − w)/t`: what 1000 more steps would gain
+    if each gained as much as the last. That is a bound for strongly convex models
+    of a condition number up to 1000, and else an estimate.
 
     The graph is traced at the first call for a model and for each new shape of
-    the data, and used again when strengths have changed. All the data has to fit
-    in memory. Features of very different scales cost many steps: scale them. For
-    more than float32's seven digits call `keras.config.set_floatx("float64")`
-    before making the model.
+    the data, and used again when strengths have changed. For many solutions of one
+    shape compile the model with `jit_compile=True`: the first call takes seconds
+    longer, every other a fraction of the time. All the data has to fit in memory,
+    that of linear models in float64 too. For more than float32's seven digits call
+    `keras.config.set_floatx("float64")` before making the model.
 
     Args:
         model: A compiled `keras.Model`.
@@ -370,8 +373,10 @@ def _shortfall(solution, tol, objective):
             f"`solve` used all {solution.steps} steps before it reached tol={tol:g}: "
             f"{state}. Give it more with `max_steps`, or scale the inputs."
         )
+    advice = "Use a larger tol"
+    if objective.dtype != "float64":
+        advice += ', or keras.config.set_floatx("float64") before making the model'
     return (
         f"`solve` cannot reach tol={tol:g} in {objective.dtype}: {state}, after "
-        f"{solution.steps} steps, the last of which changed nothing. Use a larger "
-        'tol, or keras.config.set_floatx("float64") before making the model.'
+        f"{solution.steps} steps, the last of which changed nothing. {advice}."
     )

@@ -275,7 +275,17 @@ def test_agrees_with_scikit_learn_on_classes(units):
 
 
 @pytest.mark.parametrize(
-    "case", [*CONVEX, "sample weights", "no bias", "bias penalized", "weak elastic net"]
+    "case",
+    [
+        "lasso",
+        "sparse group lasso",
+        "logistic",
+        "multinomial, groups",
+        "sample weights",
+        "no bias",
+        "bias penalized",
+        "weak elastic net",
+    ],
 )
 def test_certificate_bounds_the_distance_to_the_minimum(case):
     penalty, loss, units, _ = CONVEX.get(case, CONVEX["logistic"])
@@ -295,7 +305,7 @@ def test_certificate_bounds_the_distance_to_the_minimum(case):
     best = solve(model, x, y, sample_weight=weight, tol=1e-10)
     assert best.certificate == "duality gap"
     assert -1e-12 <= best.gap <= 1e-7
-    for steps in (1, 3, 10, 30):
+    for steps in (1, 5, 25):
         model.set_weights(start)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -326,7 +336,10 @@ def test_other_models_say_that_theirs_is_an_estimate():
 def test_a_loss_that_is_not_what_it_seems_is_not_certified():
     x, y = features(), 2 * targets("categorical_crossentropy", K)
     model = linear(L1(0.02), "categorical_crossentropy", K)
-    solution = solve(model, x, y)  # targets that are no distribution
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Targets that are no distribution.
+        solution = solve(model, x, y, max_steps=50)
     assert solution.certificate == "fixed-point residual"
     assert solution.objective == pytest.approx(model.evaluate(x, y, verbose=0), 1e-5)
 
