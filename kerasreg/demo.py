@@ -52,7 +52,7 @@ def build(dropout=0.0):
     model.compile(
         keras.optimizers.Adam(0.01),
         loss="binary_crossentropy",
-        metrics=["accuracy", keras.metrics.BinaryCrossentropy(name="data_loss")],
+        metrics=["accuracy"],
     )
     return model
 
@@ -135,7 +135,8 @@ def _options(arguments):
 
 def _sparse(result):
     """Names of the rows that drop features."""
-    return [row.name for row in result if row.features < len(result.feature_names)]
+    count = len(result.feature_names)
+    return [r.name for r in result if r.features is not None and r.features < count]
 
 
 def report(result, path, names, options, seconds):
@@ -157,7 +158,7 @@ def report(result, path, names, options, seconds):
     l1_l2 = {f"{n} penalty": result.models[n] for n in ("L2", "L1")}
     strengths, coefs = path
     figures = {
-        "curves": plots.learning_curves(result.histories, metric="data_loss"),
+        "curves": plots.learning_curves(result.histories),
         "weights": plots.weight_histogram(l1_l2),
         "path": plots.coefficient_path(strengths, coefs, names),
     }
@@ -205,12 +206,15 @@ def findings(result):
         f"{baseline.val_loss:.3f} on validation data: {verdict}."
     ]
     for row in others:
+        name = row.name[0].upper() + row.name[1:]
+        if row.diverged or baseline.diverged:
+            texts.append(f"{name}: no comparison, a fit diverged.")
+            continue
         change = row.val_loss / baseline.val_loss - 1
         wins = sum(
             a["val_loss"] < b["val_loss"]
             for a, b in zip(row.folds, baseline.folds, strict=True)
         )
-        name = row.name[0].upper() + row.name[1:]
         text = (
             f"{name}: validation loss {change:+.0%} against the baseline, lower in "
             f"{wins} of {len(row.folds)} folds"
@@ -247,9 +251,13 @@ def _ties(result):
 
 
 def _cards(result):
-    baseline, best = result.rows[0], result[result.best or "baseline"]
-    sparsest = max(result, key=lambda row: row.zeros_share)
-    fewest = min(result, key=lambda row: row.features)
+    sound = [row for row in result if not row.diverged]
+    if not sound:
+        return ""
+    baseline, best = result.rows[0], result[result.best]
+    sparsest = max(sound, key=lambda row: row.zeros_share)
+    fewest = min(sound, key=lambda row: row.features)
+    usual = "-" if baseline.diverged else f"{baseline.val_metric:.1%}"
     cards = [
         (f"{baseline.val_loss:.3f}", "validation loss without a penalty"),
         (f"{best.val_loss:.3f}", f"validation loss of the best row, {best.name}"),
@@ -260,7 +268,7 @@ def _cards(result):
         (
             f"{fewest.features} of {len(result.feature_names)}",
             f"features kept by {fewest.name}, at a validation accuracy of "
-            f"{fewest.val_metric:.1%} (baseline {baseline.val_metric:.1%})",
+            f"{fewest.val_metric:.1%} (baseline {usual})",
         ),
     ]
     return "".join(

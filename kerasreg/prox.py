@@ -77,14 +77,14 @@ def block_soft_threshold(v, step, lam, axes):
     if len(step.shape) == 0:
         norm = safe_norm(v, axes)
         threshold = ops.multiply(step, lam)
-        keep = ops.logical_not(ops.less_equal(norm, threshold))  # also if it is NaN
+        keep = _greater_or_nan(norm, threshold)
         ratio = ops.divide(threshold, ops.where(keep, norm, ops.ones_like(norm)))
         return ops.where(keep, ops.multiply(v, ops.subtract(1.0, ratio)), 0.0)
     # A step of 0 (a learning rate that has run out) leaves its weight alone.
     frozen = ops.where(ops.equal(v, 0.0), 0.0, math.inf)
     dual = ops.where(step > 0.0, ops.divide_no_nan(v, step), frozen)
     size = ops.sum(ops.square(dual), axes, keepdims=True)
-    keep = ops.logical_not(ops.less_equal(size, lam * lam))
+    keep = _greater_or_nan(size, lam * lam)
     shift = ops.multiply(lam, step)
     # Two lower bounds of the root; with the second no term of the sum exceeds 1.
     t = safe_norm(v, axes) - ops.max(shift, axes, keepdims=True)
@@ -93,6 +93,14 @@ def block_soft_threshold(v, step, lam, axes):
     t = _group_norm(v, shift, axes, t)
     scaled = ops.divide_no_nan(v * t, t + shift)
     return ops.where(keep, scaled, ops.zeros_like(v))
+
+
+def _greater_or_nan(a, b):
+    """A diverged group must not pass for a zero one.
+
+    (In a graph TensorFlow rewrites `not a ≤ b` into `a > b`.)
+    """
+    return ops.logical_or(ops.greater(a, b), ops.isnan(a))
 
 
 def _group_norm(v, shift, axes, t):

@@ -125,23 +125,23 @@ def run(objective, state, target, max_steps, patient=True):
 
 
 def move(objective, state):
-    """A state in the dtype of another objective."""
+    """A start in the dtype of another objective, from the same weights.
 
-    def cast(part):
-        if isinstance(part, list):
-            return [ops.cast(w, objective.dtype) for w in part]
-        return ops.cast(part, objective.dtype)
+    Momentum is taken along. Residuals are not, nor is a step shorter than that of
+    the probe: rounding in the old dtype can have made both smaller than they are.
+    """
 
-    counts = {"idle": ops.zeros((), "int32"), "steps": state.steps}
-    state = State(*[cast(part) for part in state])._replace(**counts)
-    image = objective.image(state.weights)
-    value = objective.smooth(state.weights, image) + objective.penalty(state.weights)
-    return state._replace(
-        image=image,
-        point_image=objective.image(state.point),
-        value=value,
-        lowest=value,
-        mark=value,
+    def cast(weights):
+        return [ops.cast(w, objective.dtype) for w in weights]
+
+    fresh = start(objective, cast(state.weights))
+    point = cast(state.point)
+    return fresh._replace(
+        point=point,
+        point_image=objective.image(point),
+        step=ops.maximum(fresh.step, ops.cast(state.step, objective.dtype)),
+        momentum=ops.cast(state.momentum, objective.dtype),
+        steps=state.steps,
     )
 
 
@@ -154,10 +154,58 @@ _PATIENCE = 100
 _IMPATIENCE = 10
 
 
+class Trial(NamedTuple):
+    """A step that was tried: where it leads, and whether it may be taken."""
+
+    weights: Any
+    image: Any
+    value: Any
+    move: Any
+    square: Any
+    step: Any
+    next_step: Any
+    short_enough: Any
+    accepted: Any
+    noise: Any
+
+
 def _advance(objective, state):
     """One step: gradient, proximal map, tests, momentum."""
+    value, gradient = objective.gradient(state.point, state.point_image)
+    trial = _try(objective, state, value, gradient)
+    accepted, short_enough = trial.accepted, trial.short_enough
+    progress = _difference(trial.weights, state.weights)
+    uphill = _dot(trial.move, progress) < 0.0
+    keep = ops.logical_and(accepted, ops.logical_not(uphill))
+    ratio = trial.step / trial.next_step
+    momentum = (1.0 + ops.sqrt(1.0 + 4.0 * ratio * ops.square(state.momentum))) / 2.0
+    push = ops.where(keep, (state.momentum - 1.0) / momentum, 0.0)
+    point = _extrapolate(trial.weights, state.weights, push, accepted)
+    point_image = _extrapolate(trial.image, state.image, push, accepted)
+    momentum = ops.where(keep, momentum, 1.0)
+    value = ops.where(accepted, trial.value, state.value)
+    after = state._replace(
+        weights=_choose(accepted, trial.weights, state.weights),
+        image=_choose(accepted, trial.image, state.image),
+        value=value,
+        # A step that was too long is tried again from the same point.
+        point=_choose(short_enough, point, state.point),
+        point_image=_choose(short_enough, point_image, state.point_image),
+        momentum=ops.where(short_enough, momentum, state.momentum),
+        old_point=state.point if objective.cautious else [],
+        old_gradient=gradient if objective.cautious else [],
+        step=trial.next_step,
+        lowest=ops.minimum(state.lowest, value),
+        steps=state.steps + 1,
+    )
+    residual = _residual(objective, after, trial)
+    residual = ops.where(accepted, residual, state.residual)
+    return _account(after._replace(residual=residual), trial.noise)
+
+
+def _try(objective, state, smooth_at_point, gradient):
+    """A proximal gradient step from the point, and its tests."""
     dtype = objective.dtype
-    smooth_at_point, gradient = objective.gradient(state.point, state.point_image)
     noise = _NOISE * _epsilon(smooth_at_point.dtype)
     smooth_at_point = ops.cast(smooth_at_point, dtype)
     step = state.step
@@ -181,52 +229,18 @@ def _advance(objective, state):
     wanted = _SAFETY / ops.maximum(ratio, _TINY)
     grown = ops.where(bound > 10.0 * noise, ops.clip(wanted, 1.0, _GROWTH), 1.0)
     shrunk = ops.where(ops.isfinite(wanted), ops.clip(wanted, 0.05, 0.8), 0.05)
-    new_step = step * ops.where(accepted, grown, ops.where(short_enough, 1.0, shrunk))
-
-    progress = _difference(weights, state.weights)
-    uphill = _dot(move, progress) < 0.0
-    keep = ops.logical_and(accepted, ops.logical_not(uphill))
-    momentum = (
-        1.0 + ops.sqrt(1.0 + 4.0 * step / new_step * ops.square(state.momentum))
-    ) / 2.0
-    push = ops.where(keep, (state.momentum - 1.0) / momentum, 0.0)
-    point = _extrapolate(weights, state.weights, push, accepted)
-    point_image = _extrapolate(image, state.image, push, accepted)
-    # A step that was too long is tried again from the same point.
-    point = _choose(short_enough, point, state.point)
-    point_image = _choose(short_enough, point_image, state.point_image)
-    weights = _choose(accepted, weights, state.weights)
-    image = _choose(accepted, image, state.image)
-    value = ops.where(accepted, value, state.value)
-    residual = _residual(objective, state, weights, step, square)
-    residual = ops.where(
-        accepted,
-        residual / ops.maximum(ops.maximum(ops.abs(value), state.scale), _TINY),
-        state.residual,
-    )
-    return _account(
-        State(
-            weights=weights,
-            image=image,
-            value=value,
-            residual=residual,
-            point=point,
-            point_image=point_image,
-            old_point=state.point if objective.cautious else [],
-            old_gradient=gradient if objective.cautious else [],
-            step=new_step,
-            least_step=state.least_step,
-            momentum=ops.where(
-                short_enough, ops.where(keep, momentum, 1.0), state.momentum
-            ),
-            scale=state.scale,
-            lowest=ops.minimum(state.lowest, value),
-            mark=state.mark,
-            best=state.best,
-            idle=state.idle,
-            steps=state.steps + 1,
-        ),
-        noise,
+    factor = ops.where(accepted, grown, ops.where(short_enough, 1.0, shrunk))
+    return Trial(
+        weights=weights,
+        image=image,
+        value=value,
+        move=move,
+        square=square,
+        step=step,
+        next_step=step * factor,
+        short_enough=short_enough,
+        accepted=accepted,
+        noise=noise,
     )
 
 
@@ -237,17 +251,22 @@ _SHRINK = 0.5
 _TINY = 1e-30
 
 
-def _residual(objective, state, weights, step, square):
-    """How much lower the objective may still be, from a step's squared move."""
-    size = _norm(weights)
-    if not objective.cautious:  # whose duality gap falls as the move does
+def _residual(objective, state, trial):
+    """How much lower the objective may still be, relative to it."""
+    size = _norm(state.weights)
+    square, step = trial.square, trial.step
+    if objective.cautious:
+        # Moves shorter than the rounding of the weights, or by much shorter steps
+        # than the first (at a kink of the loss), do not show that all is flat.
+        blur = _epsilon(objective.dtype) / 8.0 * size
+        square = ops.maximum(square, ops.square(blur))
+        longer = ops.maximum(1.0, state.least_step / step)
+        lower = _CONDITION * longer * square / (2.0 * step)
+    else:  # its duality gap falls in proportion to the move
         length = ops.sqrt(square)
-        return length / step * (size + length)
-    # Moves shorter than the rounding of the weights, or by much shorter steps than
-    # the first (at a kink of the loss), do not show that there is no slope.
-    square = ops.maximum(square, ops.square(_epsilon(objective.dtype) / 8.0 * size))
-    longer = ops.maximum(1.0, state.least_step / step)
-    return _CONDITION * longer * square / (2.0 * step)
+        lower = length / step * (size + length)
+    scale = ops.maximum(ops.abs(state.value), state.scale)
+    return lower / ops.maximum(scale, _TINY)
 
 
 _CONDITION = 1000.0  # steps whose gain the estimate allows for

@@ -10,7 +10,10 @@ Each function returns `d` after the optimizer's update of one weight, from the
 same state that the update used and the *rate*: the learning rate, or under
 momentum `β` its running sum `r ← β·r + lr`, which is what a constant gradient
 has moved the momentum buffer by. (It tends to `lr/(1 − β)`, but not while a
-schedule lowers the learning rate.) Reference: Yun, Lozano & Yang 2021, "Adaptive
+schedule lowers the learning rate.) Where a weight has had no gradient at all (an
+unseen row of an embedding, a column of zeros), its second moment is 0 and says
+nothing of its metric; its step is then `lr/strength`, with which an L1 penalty
+moves it by `lr`, as Adam would if it saw the penalty's slope alone. Reference: Yun, Lozano & Yang 2021, "Adaptive
 proximal gradient methods for structured neural networks", algorithm 1.
 """
 
@@ -18,44 +21,52 @@ import keras
 from keras import ops
 
 
-def _sgd(optimizer, index, rate, dtype):
+def _sgd(optimizer, index, rate, first):
     return rate
 
 
-def _rmsprop(optimizer, index, rate, dtype):
-    square = ops.convert_to_tensor(optimizer._velocities[index])
+def _rmsprop(optimizer, index, rate, first):
+    moment = square = ops.convert_to_tensor(optimizer._velocities[index])
     if optimizer.centered:
         mean = ops.convert_to_tensor(optimizer._average_gradients[index])
         square = square - ops.square(mean)
-    return rate / ops.sqrt(square + optimizer.epsilon)
+    step = rate / ops.sqrt(square + optimizer.epsilon)
+    return _where_moved(moment, step, first)
 
 
-def _adam(optimizer, index, rate, dtype):
+def _adam(optimizer, index, rate, first):
     moments = optimizer._velocity_hats if optimizer.amsgrad else optimizer._velocities
-    return _over_root(optimizer, moments[index], rate, dtype)
+    return _over_root(optimizer, moments[index], rate, first)
 
 
-def _nadam(optimizer, index, rate, dtype):
-    return _over_root(optimizer, optimizer._velocities[index], rate, dtype)
+def _nadam(optimizer, index, rate, first):
+    return _over_root(optimizer, optimizer._velocities[index], rate, first)
 
 
-def _over_root(optimizer, moment, rate, dtype):
-    correction = ops.sqrt(1.0 - _power(optimizer.beta_2, optimizer, dtype))
+def _over_root(optimizer, moment, rate, first):
+    correction = ops.sqrt(1.0 - _power(optimizer.beta_2, optimizer, rate.dtype))
     # Nadam adds its epsilon to the corrected root, Adam to the plain one.
     if isinstance(optimizer, keras.optimizers.Nadam):
         epsilon = optimizer.epsilon * correction
     else:
         epsilon = optimizer.epsilon
-    return rate * correction / (ops.sqrt(moment) + epsilon)
+    step = rate * correction / (ops.sqrt(moment) + epsilon)
+    return _where_moved(moment, step, first)
 
 
-def _adamax(optimizer, index, rate, dtype):
-    return rate / (ops.convert_to_tensor(optimizer._u[index]) + optimizer.epsilon)
+def _adamax(optimizer, index, rate, first):
+    moment = ops.convert_to_tensor(optimizer._u[index])
+    return _where_moved(moment, rate / (moment + optimizer.epsilon), first)
 
 
-def _adagrad(optimizer, index, rate, dtype):
+def _adagrad(optimizer, index, rate, first):
     total = ops.convert_to_tensor(optimizer._accumulators[index])
-    return rate / ops.sqrt(total + optimizer.epsilon)
+    return _where_moved(total, rate / ops.sqrt(total + optimizer.epsilon), first)
+
+
+def _where_moved(moment, step, first):
+    """The step, or `first` for weights that have had no gradient at all."""
+    return ops.where(ops.equal(moment, 0), first, step)
 
 
 def _power(beta, optimizer, dtype):
@@ -80,8 +91,9 @@ def metric_of(optimizer):
         optimizer: A Keras optimizer.
 
     Returns:
-        A function of (optimizer, index of the weight, rate, dtype), which returns
-        a scalar tensor or one of the weight's shape.
+        A function of (optimizer, index of the weight, rate, step of a weight that
+        has had no gradient), which returns a scalar tensor or one of the weight's
+        shape.
 
     Raises:
         ValueError: If the optimizer's steps have no diagonal metric, or it is a

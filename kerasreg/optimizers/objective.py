@@ -24,7 +24,7 @@ class Objective:
     def __init__(self, model):
         self.model = model
         self.loss = model._compile_loss
-        self._data = None
+        self._data = (None, None, None)
         self.variables = list(model.trainable_variables)
         self.penalties = [proximal_penalty(v) for v in self.variables]
         self.regularizers = [v.regularizer for v in self.variables]

@@ -70,6 +70,7 @@ class Proximal(keras.optimizers.Optimizer):
         self._inner_step = type(optimizer).update_step.__get__(optimizer)
         optimizer.update_step = self.update_step
         self._iterations = optimizer._iterations
+        self._applying = 0
         self._momentum = getattr(optimizer, "momentum", 0.0)
         self._reach = []
         for setting in _SETTINGS:
@@ -92,6 +93,8 @@ class Proximal(keras.optimizers.Optimizer):
     def scale_loss(self, loss):
         """Scale the loss as the inner optimizer does, and claim its weights."""
         loss = self.inner_optimizer.scale_loss(loss)
+        for variable in self._trainable_variables:
+            routing.forget(variable)
         routing.claim(loss, self._trains)
         return loss
 
@@ -114,20 +117,25 @@ class Proximal(keras.optimizers.Optimizer):
             self._data_gradient(gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
         ]
-        self.inner_optimizer.apply(grads, trainable_variables)
+        self._applying += 1
+        try:
+            self.inner_optimizer.apply(grads, trainable_variables)
+        finally:
+            self._applying -= 1
 
     def update_step(self, gradient, variable, learning_rate):
         """Let the inner optimizer update one weight, then map it."""
         inner = self.inner_optimizer
         index = inner._get_variable_index(variable)
         penalty = proximal_penalty(inner._trainable_variables[index])
-        if penalty is None:
+        if penalty is None or not self._applying:  # or it works without us
             return self._inner_step(gradient, variable, learning_rate)
 
         def update(gradient, learning_rate):
             self._inner_step(gradient, variable, learning_rate)
             rate = ops.cast(self._rate(index, learning_rate), variable.dtype)
-            step = self._metric(inner, index, rate, variable.dtype)
+            first = ops.cast(_first_step(learning_rate, penalty), variable.dtype)
+            step = self._metric(inner, index, rate, first)
             value = penalty.prox(ops.reshape(variable, variable.shape), step)
             inner.assign(variable, value)
             if inner.use_ema:
@@ -265,6 +273,13 @@ _SETTINGS = (
     "gradient_accumulation_steps",
     "weight_decay",
 )
+
+
+def _first_step(learning_rate, penalty):
+    """The step of a weight that has had no gradient: `lr/strength`."""
+    pull = ops.cast(penalty.pull, "float32")
+    positive = ops.greater(pull, 0.0)
+    return learning_rate / ops.where(positive, pull, 1.0)
 
 
 def proximal_penalty(variable):

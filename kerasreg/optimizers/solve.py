@@ -152,15 +152,16 @@ class Solver:
             report = self._graphs[bounded](data, *limits).numpy()
         if not np.isfinite(report[0]):
             raise ValueError(_not_finite(data))
-        value, gap, steps, stuck, _ = report
+        value, gap, steps, _ = report
         converged = bool(gap <= tol)
+        ended = "max_steps" if steps >= max_steps else "precision"
         return Solution(
             objective=float(value),
             gap=float(gap),
             certificate="duality gap" if bounded else "fixed-point residual",
             steps=int(steps),
             converged=converged,
-            reason="tol" if converged else "precision" if stuck else "max_steps",
+            reason="tol" if converged else ended,
         )
 
     def _run(self, bounded, data, tol, max_steps):
@@ -169,7 +170,7 @@ class Solver:
         objective = self.objective.on(data)
         weights = objective.weights()
         run = self._to_gap if bounded else self._to_residual
-        new, value, gap, steps, stuck = run(data, weights, tol, max_steps)
+        new, value, gap, steps = run(data, weights, tol, max_steps)
         as_seen = ops.convert_to_tensor(True)
         if bounded:
             seen = ops.cast(objective.smooth(new, []), objective.dtype)
@@ -178,7 +179,7 @@ class Solver:
             as_seen = as_seen & (ops.abs(value - seen) <= _SLACK * ops.abs(seen))
         for variable, w, old in zip(objective.variables, new, weights, strict=True):
             variable.assign(ops.where(as_seen, w, old))
-        report = (value, gap, steps, stuck, as_seen)
+        report = (value, gap, steps, as_seen)
         return ops.stack([ops.cast(number, "float64") for number in report])
 
     def _to_residual(self, data, weights, tol, max_steps):
@@ -186,8 +187,7 @@ class Solver:
         objective = self.objective.on(data)
         state = fista.start(objective, weights)
         state = fista.run(objective, state, tol, max_steps)
-        stuck = fista.stuck(state)
-        return state.weights, state.value, state.residual, state.steps, stuck
+        return state.weights, state.value, state.residual, state.steps
 
     def _to_gap(self, data, weights, tol, max_steps):
         """Run in float32, then in float64 until the duality gap is small enough."""
@@ -203,8 +203,8 @@ class Solver:
             state = fista.start(fine, fine.enter(weights))
 
         def proceed(state, value, gap, target, rounds):
-            go = ops.logical_and(state.steps < max_steps, ~fista.stuck(state))
-            return ops.logical_and(gap > tol, ops.logical_or(go, rounds == 0))
+            go = (state.steps < max_steps) & ~fista.stuck(state) & (state.residual > 0)
+            return (gap > tol) & (go | (rounds == 0))
 
         def refine(state, value, gap, target, rounds):
             state = fista.run(fine, state, target, max_steps)
@@ -219,7 +219,7 @@ class Solver:
         start = (state, infinite, infinite, tol, ops.zeros((), "int32"))
         state, value, gap, *_ = ops.while_loop(proceed, refine, start)
         weights = self._rounded(fine.leave(state.weights))
-        return weights, value, gap, state.steps, fista.stuck(state)
+        return weights, value, gap, state.steps
 
     def _rounded(self, weights):
         """Weights in the dtypes of the model's variables."""

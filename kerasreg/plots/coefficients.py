@@ -18,7 +18,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
         strengths: Positive penalty strengths, one a model fitted, in any order.
         coefs: Coefficients, shape `(strengths, features)`.
         names: Names of the features; by default `x0, x1, ...`.
-        chosen: A strength to mark with a line, e.g. the cross-validated one.
+        chosen: A strength within the path to mark with a line, e.g. the
+            cross-validated one.
         top: Number of coefficients to colour and name.
         title: Text above the figure.
 
@@ -26,7 +27,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: The shapes do not fit or a strength is not positive.
+        ValueError: The shapes do not fit, a strength is not positive, `chosen` is
+            off the path, or a coefficient is not finite.
 
     Example:
         >>> figure = coefficient_path([1.0, 0.1], [[0.0, 0.0], [0.5, -0.2]], ["a", "b"])
@@ -34,6 +36,8 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
         ['a', 'b']
     """
     strengths, coefs, names = _validated(strengths, coefs, names)
+    if chosen is not None:
+        _check_chosen(chosen, strengths)
     figure, axes = new_figure(8.4, 4.4)
     reach = np.abs(coefs).max(axis=0)
     largest = [j for j in np.argsort(-reach, kind="stable")[:top] if reach[j] > 0]
@@ -69,7 +73,7 @@ def coefficient_path(strengths, coefs, names=None, *, chosen=None, top=7, title=
 def _validated(strengths, coefs, names):
     strengths = np.asarray(strengths, "float64")
     coefs = np.asarray(coefs, "float64")
-    if strengths.ndim != 1 or not strengths.size or not np.all(strengths > 0):
+    if strengths.ndim != 1 or not strengths.size or not _positive(strengths):
         raise ValueError(
             "Invalid value for argument `strengths`. Expected a sequence of positive "
             f"numbers. Received: strengths={strengths}"
@@ -78,6 +82,11 @@ def _validated(strengths, coefs, names):
         raise ValueError(
             "Invalid value for argument `coefs`. Expected one row a strength, shape "
             f"({len(strengths)}, features). Received: shape {coefs.shape}"
+        )
+    if not np.isfinite(coefs).all():
+        raise ValueError(
+            "Invalid value for argument `coefs`. Expected finite numbers. Received: "
+            f"{int(np.sum(~np.isfinite(coefs)))} NaN or infinite values"
         )
     if names is None:
         names = [f"x{j}" for j in range(coefs.shape[1])]
@@ -88,6 +97,21 @@ def _validated(strengths, coefs, names):
         )
     order = np.argsort(-strengths, kind="stable")
     return strengths[order], coefs[order], list(names)
+
+
+def _positive(strengths):
+    return bool(np.all(np.isfinite(strengths) & (strengths > 0)))
+
+
+def _check_chosen(chosen, strengths):
+    slack = 1 + 1e-6  # The end of a path may be rounded.
+    number = isinstance(chosen, (int, float, np.number))
+    if not number or not strengths[-1] / slack <= chosen <= strengths[0] * slack:
+        raise ValueError(
+            "Invalid value for argument `chosen`. Expected a number from the lowest to "
+            f"the highest strength, {strengths[-1]:g} to {strengths[0]:g}. "
+            f"Received: chosen={chosen!r}"
+        )
 
 
 def _name_lines(axes, ends, names, colors):

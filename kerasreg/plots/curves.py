@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from kerasreg.plots.style import GREY, INK, PALETTE, dress, new_figure
+from kerasreg.plots.style import GREY, INK, PALETTE, dress, label_rows, new_figure
 
 _COLUMNS = 3
 
 
-def learning_curves(histories, *, metric="loss", log=True, title=None):
+def learning_curves(histories, *, metric=None, log=True, title=None):
     """Draws training and validation curves, one panel a model.
 
     With several runs (folds, seeds) the line is their mean and the band reaches
@@ -19,7 +19,10 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
             for several runs, or a dict of either by name, such as the
             `histories` of a `Comparison`.
         metric: Name of the logged quantity; `"val_" + metric` is drawn too if
-            it was logged.
+            it was logged. By default `"data_loss"`, the loss without penalties,
+            if every history has it, as those of a `Comparison` do; else `"loss"`,
+            which contains the penalties: models with different ones cannot be
+            compared by it.
         log: Whether the vertical axis is logarithmic.
         title: Text above the whole figure.
 
@@ -27,7 +30,8 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: `histories` is empty or `metric` was not logged.
+        ValueError: `histories` is empty, or holds something else or a run without
+            epochs; or `metric` was not logged.
 
     Example:
         >>> run = {"loss": [0.6, 0.3, 0.1], "val_loss": [0.7, 0.5, 0.6]}
@@ -36,6 +40,9 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
         'baseline'
     """
     named = _named(histories)
+    if metric is None:
+        every = all("data_loss" in log for logs in named.values() for log in logs)
+        metric = "data_loss" if every else "loss"
     curves = {name: _collect(name, runs, metric) for name, runs in named.items()}
     columns = min(_COLUMNS, len(curves))
     rows = -(-len(curves) // columns)
@@ -54,14 +61,8 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
         _panel(axes, train, validation, reference)
         if reference is None:
             reference = (validation, name)
-        dress(axes, title=name, xlabel="epoch", ylabel=metric.replace("_", " "))
-        axes.label_outer()
-    for axes in list(grid.flat)[len(curves) :]:
-        axes.set_visible(False)
-    for column in range(columns):  # The lowest visible panel carries the labels.
-        lowest = grid[(len(curves) - 1 - column) // columns, column]
-        lowest.tick_params(labelbottom=True)
-        lowest.set_xlabel("epoch", fontsize=9.5, color=INK)
+        dress(axes, title=name, ylabel=metric.replace("_", " "))
+    label_rows(grid, len(curves), "epoch")
     if log:
         grid[0, 0].set_yscale("log")
     _legend(figure, grid, len(curves))
@@ -71,28 +72,40 @@ def learning_curves(histories, *, metric="loss", log=True, title=None):
 
 
 def _named(histories):
-    if hasattr(histories, "history") or isinstance(histories, (list, tuple)):
+    """Returns the logs of all runs, a list of dicts by name."""
+    if not isinstance(histories, dict) or _is_log(histories):
         histories = {"": histories}
-    elif isinstance(histories, dict) and histories:
-        first = next(iter(histories.values()))
-        if isinstance(first, (list, tuple, np.ndarray)) and np.isscalar(first[0]):
-            histories = {"": histories}
-    if not isinstance(histories, dict) or not histories:
-        raise ValueError(
-            "Invalid value for argument `histories`. Expected what `fit` returned, "
-            "a list of such, or a dict of either by name. "
-            f"Received: histories={histories}"
-        )
-    return {
-        str(name): list(runs) if isinstance(runs, (list, tuple)) else [runs]
+    named = {
+        str(name): [
+            getattr(run, "history", run)
+            for run in (runs if isinstance(runs, (list, tuple)) else [runs])
+        ]
         for name, runs in histories.items()
     }
+    if not named or not all(
+        logs and all(map(_is_log, logs)) for logs in named.values()
+    ):
+        raise ValueError(
+            "Invalid value for argument `histories`. Expected what `fit` returned "
+            "after an epoch or more, a list of such, or a dict of either by name. "
+            f"Received: histories={histories.get('', histories)}"
+        )
+    return named
 
 
-def _collect(name, runs, metric):
+def _is_log(run):
+    """Whether it is the `history` dict of a run: a sequence for each name."""
+    return (
+        isinstance(run, dict)
+        and bool(run)
+        and all(np.ndim(values) == 1 and len(values) for values in run.values())
+        and not any(hasattr(values[0], "history") for values in run.values())
+    )
+
+
+def _collect(name, logs, metric):
     """Returns the training and validation curves, `None` where not logged."""
-    logs = [getattr(run, "history", run) for run in runs]
-    if not logs or any(metric not in log for log in logs):
+    if any(metric not in log for log in logs):
         logged = sorted({key for log in logs for key in log})
         raise ValueError(
             f"Invalid value for argument `metric`. Expected one of {logged}, which "
@@ -132,8 +145,7 @@ def _panel(axes, train, validation, reference):
 def _line(axes, epochs, table, color, label, style):
     axes.plot(epochs, _mean(table), style, color=color, linewidth=1.8, label=label)
     if len(table) > 1:
-        low = np.min(np.where(np.isnan(table), np.inf, table), axis=0)
-        high = np.max(np.where(np.isnan(table), -np.inf, table), axis=0)
+        low, high = np.fmin.reduce(table), np.fmax.reduce(table)
         axes.fill_between(epochs, low, high, color=color, alpha=0.15, linewidth=0)
 
 

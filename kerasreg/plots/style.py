@@ -53,3 +53,21 @@ def dress(axes, *, title=None, xlabel=None, ylabel=None):
         axes.set_xlabel(xlabel, fontsize=9.5, color=INK)
     if ylabel is not None:
         axes.set_ylabel(ylabel, fontsize=9.5, color=INK)
+
+
+def label_rows(grid, used, xlabel):
+    """Labels the outer panels of a grid and hides those that are not used.
+
+    Args:
+        grid: Array of axes, rows of panels.
+        used: Number of panels with something in them.
+        xlabel: Text below the lowest panel of each column.
+    """
+    columns = grid.shape[1]
+    for number, axes in enumerate(grid.flat):
+        axes.set_visible(number < used)
+        axes.label_outer()
+    for column in range(columns):  # The lowest visible panel carries the labels.
+        lowest = grid[(used - 1 - column) // columns, column]
+        lowest.tick_params(labelbottom=True)
+        lowest.set_xlabel(xlabel, fontsize=9.5, color=INK)

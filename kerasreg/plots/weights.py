@@ -2,15 +2,17 @@
 
 import numpy as np
 
-from kerasreg.plots.style import GREY, INK, PALETTE, dress, new_figure
+from kerasreg.plots.style import GREY, INK, PALETTE, dress, label_rows, new_figure
 
+_COLUMNS = 3
 _KERNEL_RANK = 2
 
 
 def weight_histogram(models, *, bins=61, title=None):
     """Draws the distribution of weights, with the exact zeros apart.
 
-    One panel a model, on common axes with a logarithmic count: bars for the
+    One panel a model, at most three a row, on common axes with a logarithmic
+    count: bars for the
     weights that are not zero, and a spike of its own for those that are exactly
     zero, with their number. A penalty that only shrinks (L2, or L1 under a
     plain optimizer) has no spike.
@@ -27,7 +29,8 @@ def weight_histogram(models, *, bins=61, title=None):
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: There is no weight to draw, or `bins` is not positive.
+        ValueError: There is no weight to draw, a model is not built, a weight is
+            NaN or infinite, or `bins` is not positive.
 
     Example:
         >>> figure = weight_histogram({"L1": [0.0, 0.0, 0.3], "L2": [0.1, -0.2, 0.3]})
@@ -39,22 +42,24 @@ def weight_histogram(models, *, bins=61, title=None):
     weights = {str(name): _flat(model) for name, model in models.items()}
     _validate(weights, bins)
     edges = _edges(weights.values(), bins)
+    columns = min(_COLUMNS, len(weights))
+    rows = -(-len(weights) // columns)
     figure, grid = new_figure(
-        4.2 * max(len(weights), 1.3),
-        3.1,
-        ncols=len(weights),
+        4.2 * max(columns, 1.3),
+        2.7 * rows + 0.4,
+        nrows=rows,
+        ncols=columns,
         sharex=True,
         sharey=True,
         squeeze=False,
     )
     tallest = 1
-    for axes, (name, values) in zip(grid[0], weights.items(), strict=True):
+    for axes, (name, values) in zip(grid.flat, weights.items()):  # noqa: B905
         tallest = max(tallest, _panel(axes, values, edges))
-        dress(axes, title=name, xlabel="weight")
-    first = grid[0, 0]
-    first.set_yscale("log")
-    first.set_ylim(0.7, tallest * 9)  # Room for the annotation.
-    first.set_ylabel("number of weights", fontsize=9.5, color=INK)
+        dress(axes, title=name, ylabel="number of weights")
+    grid[0, 0].set_yscale("log")
+    grid[0, 0].set_ylim(0.7, tallest * 9)  # Room for the annotation.
+    label_rows(grid, len(weights), "weight")
     if title is not None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5, color=INK)
     return figure
@@ -62,6 +67,12 @@ def weight_histogram(models, *, bins=61, title=None):
 
 def _flat(model):
     if hasattr(model, "trainable_weights"):
+        if not model.built:
+            raise ValueError(
+                "Invalid value for argument `models`. Expected built models: call "
+                "them on data, or give them a `keras.Input`. "
+                f"Received: {model.name}, which is not built"
+            )
         arrays = [
             np.asarray(w.numpy() if hasattr(w, "numpy") else w)
             for w in model.trainable_weights
@@ -87,12 +98,18 @@ def _validate(weights, bins):
             "Invalid value for argument `models`. Expected models with kernels, or "
             f"arrays that are not empty. Received nothing to draw for: {empty}"
         )
+    bad = {name: int(np.sum(~np.isfinite(w))) for name, w in weights.items()}
+    bad = {name: count for name, count in bad.items() if count}
+    if bad:
+        raise ValueError(
+            "Invalid value for argument `models`. Expected finite weights. Received "
+            f"NaN or infinite ones, by name: {bad}"
+        )
 
 
 def _edges(samples, bins):
     bins += 1 - bins % 2
-    finite = [np.abs(s[np.isfinite(s)]).max(initial=0.0) for s in samples]
-    reach = max(*finite, 0.0) or 1.0
+    reach = max(np.abs(sample).max() for sample in samples) or 1.0
     return np.linspace(-reach, reach, bins + 1)
 
 

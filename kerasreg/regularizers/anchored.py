@@ -85,6 +85,11 @@ class Anchored(Penalty):
             self.penalty.strength = value
 
     @property
+    def pull(self):
+        """`μ` and the strength of the inner penalty together, a scalar tensor."""
+        return self.lam if self.penalty is None else self.lam + self.penalty.pull
+
+    @property
     def has_prox(self):
         """Whether the inner penalty, if there is one, has a proximal map."""
         return self.penalty is None or self.penalty.has_prox

@@ -1,6 +1,7 @@
 """Put penalties on a model that exists, and find the ones it has."""
 
 import copy
+import difflib
 import fnmatch
 import inspect
 import re
@@ -71,6 +72,10 @@ def penalties_of(model):
         `"path#2"`. Penalties on activities belong to no weight and are not
         listed; nor are regularizers that are not a `Penalty`.
 
+    Raises:
+        ValueError: If the model is not built.
+        TypeError: If it is no model or layer.
+
     Example:
 
     >>> import keras
@@ -80,6 +85,7 @@ def penalties_of(model):
     >>> penalties_of(layer)
     {'head/kernel': L1(l1=0.1)}
     """
+    _check_built(model)
     return {
         path: variable.regularizer
         for path, variable in _paths(model)
@@ -137,22 +143,14 @@ def regularize(model, rules):
     """
     if not isinstance(rules, dict):
         rules = {"*": rules}
-    if not getattr(model, "built", False):
-        raise ValueError(
-            "Invalid value for argument `model`. Expected a built model (call it on "
-            f"data or give it an Input first). Received: model={model!r}"
-        )
+    _check_built(model)
     sites = _sites(model)
     chosen = {}
     for key, penalty in rules.items():
         penalty = as_penalty(penalty)
         matched = [site for site in sites if _matches(key, site)]
         if not matched:
-            raise ValueError(
-                f"Invalid value for argument `rules`. Expected keys that match a "
-                f"weight; this model has {[site.path for site in sites]}. "
-                f"Received: rules with the key {key!r}"
-            )
+            raise ValueError(_no_match(key, sites))
         chosen.update(dict.fromkeys(matched, penalty))
     chosen = {site: copy.copy(chosen[site]) for site in sites if site in chosen}
     attached = {s.path: penalty for s, penalty in chosen.items() if penalty is not None}
@@ -207,6 +205,40 @@ class _Site:
             if hasattr(self.layer, attribute):
                 setattr(self.layer, attribute, penalty)
                 return
+
+
+def _check_built(model):
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            "Invalid value for argument `model`. Expected a keras.Model or keras.Layer. "
+            f"Received: model={model!r}"
+        )
+    if not model.built:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a built model (call it on "
+            f"data or give it an Input first). Received: model={model!r}"
+        )
+
+
+def _no_match(key, sites):
+    """Why a rule matches nothing, and what may have been meant."""
+    unnamed = [site.path for site in sites if _in_layer(_layer_part(key), site)]
+    names = {name for s in sites for name in (s.layer.name, s.path, s.variable.name)}
+    close = difflib.get_close_matches(str(key), sorted(names), n=3)
+    if unnamed:
+        hint = f"Its layers have only {_some(unnamed)}, which a rule has to name"
+    elif close:
+        hint = f"Close to it are {close}"
+    else:
+        hint = f"The model has {_some([site.path for site in sites])}"
+    return (
+        "Invalid value for argument `rules`. Expected keys that match a weight. "
+        f"Received: the key {key!r}, which matches none. {hint}."
+    )
+
+
+def _layer_part(key):
+    return key[0] if isinstance(key, tuple) else key
 
 
 def _number(value):
@@ -366,7 +398,8 @@ def warn_batch_norm(variables, batch_norm=None):
             if following.path.rpartition("/")[0] == parent:
                 continue  # the bias
             fits = following.shape[-1] in kernel.shape[-2:] and len(kernel.shape) > 1
-            if batch_norm[other] and fits:
+            handled = isinstance(following.regularizer, Penalty)
+            if batch_norm[other] and fits and not handled:
                 layer = following.path.split("/")[-2:][0]
                 found.append(f"{kernel.path} (before {layer})")
             break
@@ -375,7 +408,7 @@ def warn_batch_norm(variables, batch_norm=None):
     if found:
         warnings.warn(
             "A batch normalization follows the penalized kernels "
-            f"{found}. It undoes their scale, so an L2 penalty there only changes "
+            f"{_some(found)}. It undoes their scale, so an L2 penalty there only changes "
             "the effective learning rate and a penalty can fall without the model "
             "getting simpler. Penalize the normalization's gamma instead, or whole "
             "units by GroupLasso (van Laarhoven 2017, arXiv 1706.05350).",
@@ -383,6 +416,13 @@ def warn_batch_norm(variables, batch_norm=None):
         )
 
 
+def _some(names):
+    """The first names of a long list."""
+    more = len(names) - _MOST_NAMES
+    return f"{names[:_MOST_NAMES]}" + (f" and {more} more" if more > 0 else "")
+
+
+_MOST_NAMES = 5
 _BATCH_NORM = re.compile(r"batch_?norm|(^|_)bn(?![a-z])", re.IGNORECASE)
 
 

@@ -80,6 +80,11 @@ class Penalty(keras.regularizers.Regularizer):
         return ops.reshape(self._strength, ())
 
     @property
+    def pull(self):
+        """All strengths of the penalty together, a scalar tensor."""
+        return self.lam
+
+    @property
     def has_prox(self):
         """Whether this penalty has a proximal map."""
         return type(self).prox is not Penalty.prox
@@ -103,6 +108,11 @@ class Penalty(keras.regularizers.Regularizer):
         Returns:
             A scalar tensor, float32 (float64 for a float64 `w`).
         """
+        if not hasattr(self, "_strength"):
+            raise AttributeError(
+                f"{type(self).__name__} has no strength: call "
+                "`super().__init__(strength)` in its constructor."
+            )
         if routing.muted.covers(self):
             return ops.zeros((), dtype="float32")
         if isinstance(w, keras.Variable) and self.has_prox:
@@ -111,7 +121,13 @@ class Penalty(keras.regularizers.Regularizer):
             w = ops.convert_to_tensor(w)
         if keras.backend.standardize_dtype(w.dtype) != "float64":
             w = ops.cast(w, "float32")
-        return self.value(w)
+        value = self.value(w)
+        if len(value.shape):
+            raise ValueError(
+                f"Invalid result of `{type(self).__name__}.value`. Expected a scalar: "
+                f"sum over the weights. Received: shape={tuple(value.shape)}"
+            )
+        return value
 
     def value(self, w):
         """The penalty of `w`.

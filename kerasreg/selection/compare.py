@@ -4,6 +4,7 @@ import gc
 
 import numpy as np
 
+from kerasreg.selection import checks
 from kerasreg.selection.comparison import Comparison, Row
 from kerasreg.selection.folds import split
 from kerasreg.selection.progress import choose
@@ -25,6 +26,7 @@ def compare(
     preprocess=None,
     feature_names=None,
     callbacks=None,
+    class_weight=None,
     validation_freq=1,
     progress=True,
 ):
@@ -36,6 +38,12 @@ def compare(
     *data loss*: the compiled loss without penalties and without dropout. So the
     numbers of all rows can be compared, also where the penalties cannot.
 
+    The histories hold it too, for each epoch, beside what Keras logs: as
+    `val_data_loss`, and as `data_loss` for the training loss, which Keras averages
+    over an epoch while the weights change. Both are the logged loss minus the
+    penalties on weights; those that the training loss contains are sampled before
+    up to eight batches an epoch, so it is an estimate where there are more.
+
     A model that carries a penalty with a proximal map is trained by
     `kerasreg.optimizers.Proximal` around the optimizer it was compiled with.
 
@@ -43,7 +51,9 @@ def compare(
         build: Function without arguments that returns a new compiled Keras
             model, the baseline.
         x: Inputs, an array (or data frame) with the examples on the first axis.
-        y: Targets, an array with as many examples.
+            They must be finite; with a function as `preprocess`, which may fill
+            in what is missing, they must be so after it.
+        y: Targets, an array with as many examples, finite.
         candidates: Dict from a name to one of
 
             * a penalty, for every kernel of the baseline's model;
@@ -67,7 +77,11 @@ def compare(
         callbacks: Function of the training inputs and targets of one fit that
             returns its Keras callbacks. Mind that early stopping on `val_loss`
             chooses by the examples that the table is measured on, and that the
-            refit has no `val_loss`.
+            refit has no `val_loss`. Logs have `data_loss` and `val_data_loss`.
+        class_weight: Dict from class number to weight, for every `fit`, as in
+            `keras.Model.fit`. It weighs the training loss, and so the logged
+            `loss` and `data_loss`; validation and all losses and metrics of the
+            table are unweighted.
         validation_freq: Epochs between the validation points of the histories.
             They cost time and change nothing else.
         progress: Whether to show progress: a bar with rich, else plain lines.
@@ -96,7 +110,14 @@ def compare(
         ([0], 2)
     """
     x, y, columns = _data(x, y, feature_names)
-    _check_counts(epochs=epochs, batch_size=batch_size, validation_freq=validation_freq)
+    checks.check_counts(
+        epochs=epochs, batch_size=batch_size, validation_freq=validation_freq
+    )
+    checks.check_callbacks(callbacks)
+    checks.check_finite("y", y)
+    if not callable(preprocess):
+        checks.check_finite("x", x)
+    class_weight = checks.check_class_weight(class_weight, y)
     parts = split(y, folds, seed)
     todo = recipes(build, candidates)
     study = Study(
@@ -107,8 +128,10 @@ def compare(
         batch_size=batch_size,
         preprocess=_preprocess(preprocess),
         callbacks=callbacks,
+        class_weight=class_weight,
         validation_freq=validation_freq,
     )
+    checks.check_finite("x", study.x_all)
     columns = _columns(columns, study.x_all)
     study.rehearse(todo, metric)
     rows, models, histories = [], {}, {}
@@ -136,10 +159,13 @@ def _cross_validate(study, recipe, parts):
 
 
 def _row(name, results, final):
+    losses = [result[key] for result in results for key in ("train_loss", "val_loss")]
+    sound = bool(np.isfinite([*losses, final["train_loss"]]).all())
+    kept = final["features"]
     measured: dict = {}
     for key in ("train_loss", "val_loss", "train_metric", "val_metric"):
         values = [result[key] for result in results]
-        known = None not in values
+        known = None not in values and (sound or "loss" in key)
         measured[key] = float(np.mean(values)) if known else None
         measured[f"{key}_std"] = _deviation(values) if known else None
     return Row(
@@ -147,9 +173,9 @@ def _row(name, results, final):
         **measured,
         gap=measured["val_loss"] - measured["train_loss"],
         refit_loss=final["train_loss"],
-        zeros=final["zeros"],
+        zeros=final["zeros"] if sound else None,
         weights=final["weights"],
-        features=None if final["features"] is None else len(final["features"]),
+        features=len(kept) if sound and kept is not None else None,
         seconds=float(np.mean([result["seconds"] for result in results])),
         folds=tuple(results),
     )
@@ -190,16 +216,6 @@ def _columns(names, x):
             f"for inputs of shape {x.shape}. Received: {len(names)} names"
         )
     return names if names is not None or count is None else list(range(count))
-
-
-def _check_counts(**counts):
-    for name, value in counts.items():
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ValueError(
-                f"Invalid value for argument `{name}`. Expected a positive integer. "
-                f"Received: {name}={value!r}"
-            )
 
 
 def _preprocess(preprocess):

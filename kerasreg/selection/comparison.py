@@ -14,6 +14,8 @@ class Row:
     Losses are data losses: the compiled loss without any penalty, measured in
     inference mode after training. Means and (sample) standard deviations are
     over folds; zeros and features are those of the model refitted to all data.
+    If a fit diverged, what is not a loss means nothing: metrics, zeros and
+    features are `None`.
 
     Attributes:
         name: Name of the candidate.
@@ -22,16 +24,18 @@ class Row:
         val_loss: Mean data loss on the validation parts.
         val_loss_std: Its standard deviation.
         gap: Mean of validation minus training loss.
-        train_metric: Mean metric on the training parts, `None` without metric.
+        train_metric: Mean metric on the training parts, `None` without metric or
+            after divergence.
         train_metric_std: Its standard deviation.
         val_metric: Mean metric on the validation parts.
         val_metric_std: Its standard deviation.
         refit_loss: Data loss of the refitted model on all data.
-        zeros: Number of weights that are exactly zero.
+        zeros: Number of weights that are exactly zero, `None` after divergence.
         weights: Number of weights looked at.
-        features: Number of input features kept, `None` where undefined.
+        features: Number of input features kept, `None` where undefined and
+            after divergence.
         seconds: Mean duration of `fit`, tracing included.
-        folds: What was measured in each fold, a tuple of dicts.
+        folds: What was measured in each fold, a tuple of dicts, as it was.
     """
 
     name: str
@@ -45,7 +49,7 @@ class Row:
     val_metric: float | None
     val_metric_std: float | None
     refit_loss: float
-    zeros: int
+    zeros: int | None
     weights: int
     features: int | None
     seconds: float
@@ -53,7 +57,9 @@ class Row:
 
     @property
     def zeros_share(self):
-        """Share of the weights looked at that are exactly zero."""
+        """Share of the weights looked at that are exactly zero, or `None`."""
+        if self.zeros is None:
+            return None
         return self.zeros / self.weights if self.weights else 0.0
 
     @property
@@ -131,9 +137,13 @@ class Comparison:
         Raises:
             KeyError: There is no such row.
             ValueError: The model's first kernel does not meet the input
-                features one by one, so there is nothing to select.
+                features one by one, so there is nothing to select; or its loss
+                is not finite.
         """
-        self[name]
+        if not np.isfinite(self[name].refit_loss):
+            raise ValueError(
+                f"The loss of '{name}' is not finite, so it selects no features."
+            )
         kept = None
         if self.feature_names is not None:
             kept = kept_features(self.models[name], len(self.feature_names))
@@ -232,7 +242,9 @@ class Comparison:
             if self.metric is not None:
                 line.append(_spread(row.train_metric, row.train_metric_std))
                 line.append(_spread(row.val_metric, row.val_metric_std))
-            zeros = f"{row.zeros}/{row.weights} ({row.zeros_share:.0%})"
+            zeros = "-"
+            if row.zeros is not None:
+                zeros = f"{row.zeros}/{row.weights} ({row.zeros_share:.0%})"
             features = "-" if row.features is None else str(row.features)
             cells.append([*line, zeros, features, f"{row.seconds:.1f}"])
         return cells
@@ -257,7 +269,7 @@ class Comparison:
 
 
 def _spread(mean, std):
-    return f"{mean:.4f} ± {std:.4f}"
+    return "-" if mean is None else f"{mean:.4f} ± {std:.4f}"
 
 
 def _plain(value):

@@ -125,10 +125,12 @@ class EpochTicker(keras.callbacks.Callback):
 
 
 def _line(row):
-    text = f"{row.name}: val loss {row.val_loss:.4f} ± {row.val_loss_std:.4f}, "
+    text = f"{row.name}: val loss {row.val_loss:.4f} ± {row.val_loss_std:.4f}"
     if row.features is not None:
-        text += f"{row.features} features, "
-    return f"{text}{row.zeros}/{row.weights} zeros"
+        text += f", {row.features} features"
+    if row.zeros is not None:
+        text += f", {row.zeros}/{row.weights} zeros"
+    return text
 
 
 def _escape(text):

@@ -5,6 +5,8 @@ import time
 import keras
 
 from kerasreg.selection import support
+from kerasreg.selection.checks import callbacks_of
+from kerasreg.selection.curves import DataLoss
 from kerasreg.selection.measure import data_loss
 from kerasreg.selection.progress import EpochTicker, Silent
 from kerasreg.selection.recipe import BASELINE
@@ -23,6 +25,7 @@ class Study:
             inputs, or `None`.
         callbacks: Function of the training inputs and targets that returns the
             callbacks of one fit, or `None`.
+        class_weight: Dict from class number to weight for `fit`, or `None`.
         validation_freq: Epochs between validation points.
 
     Attributes:
@@ -33,11 +36,22 @@ class Study:
     """
 
     def __init__(
-        self, x, y, *, seed, epochs, batch_size, preprocess, callbacks, validation_freq
+        self,
+        x,
+        y,
+        *,
+        seed,
+        epochs,
+        batch_size,
+        preprocess,
+        callbacks,
+        class_weight,
+        validation_freq,
     ):
         self.x, self.y, self.seed = x, y, seed
         self.epochs, self.batch_size = epochs, batch_size
         self._fit_preprocess, self._callbacks = preprocess, callbacks
+        self._class_weight = class_weight
         self._validation_freq = validation_freq
         self.preprocess = preprocess(x) if preprocess else None
         self.x_all = x if self.preprocess is None else self.preprocess(x)
@@ -106,6 +120,11 @@ class Study:
             held_out = self.x[validation], self.y[validation]
             held_out = transform(held_out[0]) if transform else held_out[0], held_out[1]
         model = recipe.make(self.seed + number, x)
+        callbacks = [
+            DataLoss(len(x), self.batch_size),
+            *callbacks_of(self._callbacks, x, y),
+            EpochTicker(self.display, self.epochs),
+        ]
         keras.utils.set_random_seed(self.seed + number)  # The same batches for all.
         start = time.perf_counter()
         history = model.fit(
@@ -115,10 +134,8 @@ class Study:
             epochs=self.epochs,
             validation_data=held_out,
             validation_freq=self._validation_freq,
-            callbacks=[
-                *(self._callbacks(x, y) if self._callbacks else ()),
-                EpochTicker(self.display, self.epochs),
-            ],
+            class_weight=self._class_weight,
+            callbacks=callbacks,
             verbose=0,
         )
         result = {"seconds": time.perf_counter() - start}

@@ -410,6 +410,34 @@ def test_an_embedding_is_mapped_as_a_whole():
     assert (model.get_weights()[0][8:] == 0).all()
 
 
+@pytest.mark.parametrize("name", ["adam", "nadam", "adamax", "rmsprop", "sgd"])
+def test_weights_without_a_gradient_are_not_wiped_out_at_once(name):
+    """They shrink by the learning rate a step, or less under SGD."""
+    table = keras.layers.Embedding(50, 3, embeddings_regularizer=L1(1e-3))
+    model = keras.Sequential([table, keras.layers.Flatten(), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.get(name)
+    optimizer.learning_rate = 0.001
+    model.compile(Proximal(optimizer), loss="mse")
+    tokens = np.arange(8).reshape(4, 2)
+    model.build((None, 2))
+    before = table.embeddings.numpy()[8:]
+    model.fit(tokens, np.ones((4, 1)), verbose=0)
+    rate = 0.001 * (1e-3 if name == "sgd" else 1.0)
+    expected = np.sign(before) * np.maximum(np.abs(before) - rate, 0)
+    np.testing.assert_allclose(table.embeddings.numpy()[8:], expected, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+@pytest.mark.parametrize("penalty", [L1(0.1), ElasticNet(0.1, 0.1), GroupLasso(0.1)])
+def test_a_diverged_weight_does_not_pass_for_a_zero(name, penalty):
+    model = build(penalty)
+    model.compile(Proximal(name), loss="mse")
+    x, y = data()
+    x[0, 0] = np.nan
+    model.fit(x, y, epochs=2, verbose=0)
+    assert np.isnan(model.get_weights()[0]).all()
+
+
 def test_weight_decay_is_the_inner_optimizers():
     plain, model = build(), build(L1(0.0))
     optimizers = [keras.optimizers.AdamW(0.01, weight_decay=0.5) for _ in range(2)]
@@ -534,3 +562,43 @@ def test_batch_normalization_after_a_penalized_kernel_warns_once():
     assert len(found) == 1
     assert "first/kernel (before bn_first)']" in found[0]
     assert "second" not in found[0]
+
+
+# Its own bounds.
+
+
+def test_the_inner_optimizer_alone_is_as_it_was():
+    plain, model = build(), build()
+    inner = keras.optimizers.SGD(0.1, momentum=0.9)
+    Proximal(inner)
+    fitted(plain, keras.optimizers.SGD(0.1, momentum=0.9))
+    regularize(model, {"hidden": L1(0.0)})
+    fitted(model, inner)
+    assert_same_weights(model, plain, atol=1e-6)
+    penalized = build(L1(0.3))
+    inner = keras.optimizers.SGD(0.1)
+    Proximal(inner)
+    fitted(penalized, inner)
+    assert not (penalized.get_weights()[0] == 0).any()
+
+
+def test_a_look_at_the_penalty_gradient_leaves_no_mark():
+    """An eager loop without the penalties in its loss, but with `scale_loss`."""
+
+    def looped(look):
+        model = build(L1(0.5))
+        optimizer = Proximal(keras.optimizers.SGD(0.1))
+        optimizer.build(model.trainable_variables)
+        x, y = data()
+        for _ in range(3):
+            if look:
+                with tf.GradientTape() as tape:
+                    penalty = sum(model.losses)
+                tape.gradient(penalty, model.trainable_variables[0])
+            with tf.GradientTape() as tape:
+                loss = optimizer.scale_loss(ops.mean(ops.square(y - model(x))))
+            gradients = tape.gradient(loss, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
+        return model
+
+    assert_same_weights(looped(False), looped(True))

@@ -427,6 +427,19 @@ def test_unreachable_tol_in_float32_stops_and_says_so():
     assert solution.gap < 1e-3
 
 
+def test_data_without_a_minimum_or_with_nothing_to_find():
+    x = features()
+    x[:, 0], x[:, 1], x[:, 2] = 0, 1e4, x[:, 2] + 1e3
+    y = targets("mse", 1)
+    assert solve(linear(L1(0.2)), x, y).converged
+    assert solve(linear(L1(0.2)), x, 0 * y).objective <= 1e-9
+    model = linear(L1(0.02), "binary_crossentropy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        solution = solve(model, x, np.ones_like(y))  # the bias grows for ever
+    assert solution.objective <= 1e-6
+
+
 def test_frozen_weights_are_left_alone():
     x, y = features(), targets("mse", 1)
     model = net(L1(0.05))

@@ -316,25 +316,44 @@ def test_a_layer_alone():
 # Errors -----------------------------------------------------------------------
 
 
+FIRST = "['mlp/hidden/kernel', 'mlp/hidden/bias', 'mlp/norm/gamma', 'mlp/norm/beta', "
+
+
 @pytest.mark.parametrize(
-    "key", ["hidde", "Hidden", "mlp", layers.Conv2D, ("head", "gamma"), "scale"]
+    ("key", "hint"),
+    [
+        ("hidde", "Close to it are ['hidden']"),
+        ("Hidden", "Close to it are ['hidden']"),
+        ("mlp", f"The model has {FIRST}'mlp/head/kernel'] and 1 more"),
+        (layers.Conv2D, f"The model has {FIRST}'mlp/head/kernel'] and 1 more"),
+        (
+            "nor*",
+            "Its layers have only ['mlp/norm/gamma', 'mlp/norm/beta'], which a rule "
+            "has to name",
+        ),
+        (
+            ("head", "gamma"),
+            "Its layers have only ['mlp/head/kernel', 'mlp/head/bias'], which a rule "
+            "has to name",
+        ),
+    ],
 )
-def test_a_rule_that_matches_nothing(key):
+def test_a_rule_that_matches_nothing(key, hint):
     model = mlp()
-    paths = [
-        f"mlp/{path}"
-        for path in (
-            *("hidden/kernel", "hidden/bias", "norm/gamma", "norm/beta"),
-            *("head/kernel", "head/bias"),
-        )
-    ]
     with pytest.raises(ValueError) as error:
         regularize(model, {"*": L1(0.1), key: L2(0.1)})
     assert str(error.value) == (
-        "Invalid value for argument `rules`. Expected keys that match a weight; this "
-        f"model has {paths}. Received: rules with the key {key!r}"
+        "Invalid value for argument `rules`. Expected keys that match a weight. "
+        f"Received: the key {key!r}, which matches none. {hint}."
     )
     assert penalties_of(model) == {}
+
+
+def test_penalties_of_what_has_no_weights_yet():
+    with pytest.raises(ValueError, match=r"Expected a built model .* Received: model="):
+        penalties_of(keras.Sequential([layers.Dense(2)]))
+    with pytest.raises(TypeError, match=r"Expected a keras.Model or keras.Layer\."):
+        penalties_of([1.0])
 
 
 @pytest.mark.parametrize(
@@ -679,6 +698,10 @@ def test_the_warning_is_for_penalized_kernels_alone():
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         regularize(model, {"b": L2(0.1)})
+    assert messages(record) == []  # the gamma behind it is penalized
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        regularize(model, {"gamma": None, "b": L2(0.1)})
     assert messages(record) == [SENTENCE.format("['net/b/kernel (before second)']")]
 
 

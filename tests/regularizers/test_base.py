@@ -221,3 +221,18 @@ def test_two_weights_have_two_strengths(tmp_path):
     first.strength = 0.0
     assert float(loaded.losses[0]) == 0
     assert float(loaded.losses[1]) == pytest.approx(float(model.losses[1]))
+
+
+def test_a_penalty_of_ones_own_is_checked():
+    class Shaped(Penalty):
+        def value(self, w):
+            return self.lam * ops.abs(w)
+
+    class Forgetful(L1):
+        def __init__(self):
+            pass
+
+    with pytest.raises(ValueError, match=r"Expected a scalar: .* shape=\(2,\)"):
+        Shaped(1.0)(ops.ones(2))
+    with pytest.raises(AttributeError, match="Forgetful has no strength: call"):
+        Forgetful()(ops.ones(2))
