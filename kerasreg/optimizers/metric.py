@@ -13,8 +13,10 @@ has moved the momentum buffer by. (It tends to `lr/(1 − β)`, but not while a
 schedule lowers the learning rate.) Where a weight has had no gradient at all (an
 unseen row of an embedding, a column of zeros), its second moment is 0 and says
 nothing of its metric; its step is then `lr/strength`, with which an L1 penalty
-moves it by `lr`, as Adam would if it saw the penalty's slope alone. Reference: Yun, Lozano & Yang 2021, "Adaptive
-proximal gradient methods for structured neural networks", algorithm 1.
+moves it by `lr`, as Adam would if it saw the penalty's slope alone.
+
+Reference: Yun, Lozano & Yang 2021, "Adaptive proximal gradient methods for
+structured neural networks", algorithm 1.
 """
 
 import keras

@@ -6,7 +6,7 @@ from keras import ops
 from kerasreg.optimizers.fusion import fused
 from kerasreg.optimizers.metric import metric_of
 from kerasreg.regularizers import Penalty, routing
-from kerasreg.regularizers.attach import warn_batch_norm
+from kerasreg.regularizers.batch_norm import warn_batch_norm
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")

@@ -95,12 +95,14 @@ def _named(histories):
 
 def _is_log(run):
     """Whether it is the `history` dict of a run: a sequence for each name."""
-    return (
-        isinstance(run, dict)
-        and bool(run)
-        and all(np.ndim(values) == 1 and len(values) for values in run.values())
-        and not any(hasattr(values[0], "history") for values in run.values())
-    )
+    return isinstance(run, dict) and bool(run) and all(map(_is_curve, run.values()))
+
+
+def _is_curve(values):
+    sequence = isinstance(values, (list, tuple, np.ndarray)) and len(values) > 0
+    if not sequence or isinstance(values[0], (dict, list, tuple, np.ndarray)):
+        return False
+    return not hasattr(values[0], "history")
 
 
 def _collect(name, logs, metric):

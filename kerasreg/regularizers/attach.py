@@ -4,12 +4,12 @@ import copy
 import difflib
 import fnmatch
 import inspect
-import re
 import warnings
 
 import keras
 
 from kerasreg.regularizers.base import Penalty, shortest
+from kerasreg.regularizers.batch_norm import some, warn_batch_norm
 from kerasreg.regularizers.elementwise import L1, L2, ElasticNet
 
 
@@ -210,8 +210,8 @@ class _Site:
 def _check_built(model):
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
-            "Invalid value for argument `model`. Expected a keras.Model or keras.Layer. "
-            f"Received: model={model!r}"
+            "Invalid value for argument `model`. Expected a keras.Model or "
+            f"keras.Layer. Received: model={model!r}"
         )
     if not model.built:
         raise ValueError(
@@ -226,11 +226,11 @@ def _no_match(key, sites):
     names = {name for s in sites for name in (s.layer.name, s.path, s.variable.name)}
     close = difflib.get_close_matches(str(key), sorted(names), n=3)
     if unnamed:
-        hint = f"Its layers have only {_some(unnamed)}, which a rule has to name"
+        hint = f"Its layers have only {some(unnamed)}, which a rule has to name"
     elif close:
         hint = f"Close to it are {close}"
     else:
-        hint = f"The model has {_some([site.path for site in sites])}"
+        hint = f"The model has {some([site.path for site in sites])}"
     return (
         "Invalid value for argument `rules`. Expected keys that match a weight. "
         f"Received: the key {key!r}, which matches none. {hint}."
@@ -370,60 +370,6 @@ def _warn_unsaved(model, attached, saved_as):
             "`regularize` again after loading.",
             stacklevel=3,
         )
-
-
-def warn_batch_norm(variables, batch_norm=None):
-    """Warn about penalized kernels right before a batch normalization.
-
-    Each penalty is looked at once.
-
-    Args:
-        variables: List of the weights of a model in order.
-        batch_norm: List of whether each belongs to a batch normalization; by
-            default the name of its layer tells.
-    """
-    if batch_norm is None:
-        variables = [v for v in variables if hasattr(v, "path")]
-        layers = [v.path.split("/")[-2:][0] for v in variables]
-        batch_norm = [_BATCH_NORM.search(layer) for layer in layers]
-    found, penalties = [], []
-    for index, kernel in enumerate(variables):
-        penalty = kernel.regularizer
-        if not isinstance(penalty, Penalty) or hasattr(penalty, "_looked_at"):
-            continue
-        penalties.append(penalty)
-        parent = kernel.path.rpartition("/")[0]
-        for other in range(index + 1, min(index + 3, len(variables))):
-            following = variables[other]
-            if following.path.rpartition("/")[0] == parent:
-                continue  # the bias
-            fits = following.shape[-1] in kernel.shape[-2:] and len(kernel.shape) > 1
-            handled = isinstance(following.regularizer, Penalty)
-            if batch_norm[other] and fits and not handled:
-                layer = following.path.split("/")[-2:][0]
-                found.append(f"{kernel.path} (before {layer})")
-            break
-    for penalty in penalties:
-        penalty._looked_at = True
-    if found:
-        warnings.warn(
-            "A batch normalization follows the penalized kernels "
-            f"{_some(found)}. It undoes their scale, so an L2 penalty there only changes "
-            "the effective learning rate and a penalty can fall without the model "
-            "getting simpler. Penalize the normalization's gamma instead, or whole "
-            "units by GroupLasso (van Laarhoven 2017, arXiv 1706.05350).",
-            stacklevel=3,
-        )
-
-
-def _some(names):
-    """The first names of a long list."""
-    more = len(names) - _MOST_NAMES
-    return f"{names[:_MOST_NAMES]}" + (f" and {more} more" if more > 0 else "")
-
-
-_MOST_NAMES = 5
-_BATCH_NORM = re.compile(r"batch_?norm|(^|_)bn(?![a-z])", re.IGNORECASE)
 
 
 def _retrace(model):
