@@ -113,8 +113,6 @@ class Penalty(keras.regularizers.Regularizer):
                 f"{type(self).__name__} has no strength: call "
                 "`super().__init__(strength)` in its constructor."
             )
-        if routing.muted.covers(self):
-            return ops.zeros((), dtype="float32")
         if isinstance(w, keras.Variable) and self.has_prox:
             w = routing.tap(w)
         else:

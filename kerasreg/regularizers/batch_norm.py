@@ -44,8 +44,8 @@ def warn_batch_norm(variables, batch_norm=None):
             "A batch normalization follows the penalized kernels "
             f"{some(found)}. It undoes their scale, so an L2 penalty there only "
             "changes the effective learning rate and a penalty can fall without the "
-            "model getting simpler. Penalize the normalization's gamma instead, or whole "
-            "units by GroupLasso (van Laarhoven 2017, arXiv 1706.05350).",
+            "model getting simpler. Penalize the normalization's gamma instead, or "
+            "whole units by GroupLasso (van Laarhoven 2017, arXiv 1706.05350).",
             stacklevel=3,
         )
 

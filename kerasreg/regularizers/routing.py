@@ -114,36 +114,3 @@ def _graph(tensor):
         return tensor.graph
     except AttributeError:
         return _EAGER
-
-
-class muted:
-    """Context in which penalties are left out of the loss.
-
-    Args:
-        only_proximal: Leave out only those that have a proximal map.
-
-    Example:
-
-    >>> import keras
-    >>> from kerasreg.regularizers import L1
-    >>> with muted():
-    ...     float(L1(0.1)(keras.ops.ones((2, 2))))
-    0.0
-    """
-
-    def __init__(self, only_proximal=False):
-        self._only_proximal = only_proximal
-
-    def __enter__(self):
-        self._before = getattr(_local, "muted", None)
-        _local.muted = self
-        return self
-
-    def __exit__(self, *exc):
-        _local.muted = self._before
-
-    @staticmethod
-    def covers(penalty):
-        """Whether `penalty` is left out at this point of the program."""
-        current = getattr(_local, "muted", None)
-        return current is not None and (penalty.has_prox or not current._only_proximal)

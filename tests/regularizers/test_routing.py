@@ -193,38 +193,3 @@ def test_a_plain_optimizer_follows_the_penalty(penalty):
         x = np.zeros((4, 3))
         model.fit(x, x[:, :1], epochs=1, verbose=0)
         np.testing.assert_allclose(layer.kernel, start - 0.1 * slope, rtol=1e-5)
-
-
-# Muted ------------------------------------------------------------------------
-
-
-def test_muted_leaves_penalties_out():
-    variable = weight()
-    with routing.muted():
-        assert float(LASSO(variable)) == 0.0
-        assert float(NO_MAP(variable)) == 0.0
-    with routing.muted(only_proximal=True):
-        assert float(LASSO(variable)) == 0.0
-        assert float(NO_MAP(variable)) == pytest.approx(7.0)
-        with routing.muted():
-            assert float(NO_MAP(variable)) == 0.0
-        assert float(NO_MAP(variable)) == pytest.approx(7.0)
-    assert float(LASSO(variable)) == pytest.approx(3.0)
-
-
-def test_muted_ends_with_an_error_too():
-    def fail():
-        with routing.muted():
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert float(LASSO(weight())) == pytest.approx(3.0)
-
-
-def test_muted_gives_a_model_its_data_loss():
-    layer = keras.layers.Dense(1, kernel_regularizer=LASSO)
-    model = keras.Sequential([keras.Input((3,)), layer])
-    assert float(sum(model.losses)) > 0
-    with routing.muted():
-        assert float(sum(model.losses)) == 0.0
