@@ -112,6 +112,20 @@ def test_findings_are_computed():
     ]
 
 
+def test_rows_that_diverged_are_left_out():
+    nothing = {"zeros": None, "features": None}
+    rows = [
+        _row("baseline", [0.4, 0.6], val_metric=0.9),
+        _row("wild", [np.nan, 1.0], **nothing),
+        _row("L1", [0.2, 0.3], zeros=5, features=1, val_metric=0.95),
+    ]
+    result = Comparison(rows, {}, {}, "accuracy", ["a", "b"], None)
+    assert demo.findings(result)[1] == "Wild: no comparison, a fit diverged."
+    assert "50%" in demo._cards(result)
+    assert "1 of 2" in demo._cards(result)
+    assert demo._sparse(result) == ["L1"]
+
+
 def test_findings_when_everything_diverged():
     rows = [_row(name, [np.nan, np.nan]) for name in ("baseline", "L1")]
     result = Comparison(rows, {}, {}, None, ["a", "b"], None)

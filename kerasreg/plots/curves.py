@@ -152,8 +152,9 @@ def _line(axes, epochs, table, color, label, style):
 
 
 def _mean(table):
-    counted = np.maximum(np.sum(~np.isnan(table), axis=0), 1)
-    return np.nansum(table, axis=0) / counted
+    counted = np.sum(~np.isnan(table), axis=0)
+    means = np.nansum(table, axis=0) / np.maximum(counted, 1)
+    return np.where(counted > 0, means, np.nan)
 
 
 def _epochs(validation, train):

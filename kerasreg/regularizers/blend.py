@@ -52,13 +52,30 @@ class Blend(Penalty):
         share = self._share or 0.0
         return share, (0.0 if self._share is None else 1.0 - share)
 
-    def _coefficients(self, factor=1.0):
+    def _coefficients(self, factor):
         """Both coefficients times `factor` as tensors; `None` for a constant zero."""
         lam = ops.multiply(self.lam, factor)
         return tuple(
             None if share == 0 else lam if share == 1 else ops.multiply(lam, share)
             for share in self._shares()
         )
+
+    def _blended(self, first, second):
+        """The strength times the sum of both penalties, each in its share.
+
+        Args:
+            first: Function without arguments that returns a scalar tensor.
+            second: Another; only those that have a share are called.
+        """
+        parts = [
+            part() if share == 1 else ops.multiply(part(), share)
+            for share, part in zip(self._shares(), (first, second), strict=True)
+            if share
+        ]
+        if not parts:
+            return ops.zeros(())
+        total = parts[0] if len(parts) == 1 else ops.add(*parts)
+        return ops.multiply(self.lam, total)
 
     def get_config(self):
         """The current coefficients; the first ones and the strength if it is 0."""

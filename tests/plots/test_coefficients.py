@@ -50,6 +50,11 @@ def test_names_do_not_overlap():
             "numbers. Received: strengths=[1. 0.]",
         ),
         (
+            ([1.0, 0.5], [[1.0], [np.nan]]),
+            "Invalid value for argument `coefs`. Expected finite numbers. Received: 1 "
+            "NaN or infinite values",
+        ),
+        (
             ([1.0, 0.5], [[1.0]]),
             "Invalid value for argument `coefs`. Expected one row a strength, shape "
             "(2, features). Received: shape (1, 1)",
@@ -65,3 +70,18 @@ def test_errors(arguments, message):
     with pytest.raises(ValueError) as caught:
         coefficient_path(*arguments)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("chosen", [-1, 0.0, 2.0, float("nan"), "0.1"])
+def test_the_chosen_strength_must_be_on_the_path(chosen):
+    with pytest.raises(ValueError) as caught:
+        coefficient_path(STRENGTHS, COEFS, chosen=chosen)
+    assert str(caught.value) == (
+        "Invalid value for argument `chosen`. Expected a number from the lowest to the "
+        f"highest strength, 0.01 to 1. Received: chosen={chosen!r}"
+    )
+
+
+@pytest.mark.parametrize("chosen", [1.0, 0.01])
+def test_the_ends_of_the_path_can_be_chosen(chosen):
+    assert coefficient_path(STRENGTHS, COEFS, chosen=chosen)

@@ -57,7 +57,34 @@ def test_the_metric_must_be_logged():
     )
 
 
-@pytest.mark.parametrize("histories", [{}, 3])
+@pytest.mark.parametrize(
+    "histories",
+    [{}, 3, [], None, [3], [{}], {"a": []}, {"loss": []}, {"a": {"loss": []}}],
+)
 def test_nothing_to_draw(histories):
-    with pytest.raises(ValueError, match="Invalid value for argument `histories`"):
+    with pytest.raises(ValueError) as caught:
         learning_curves(histories)
+    assert str(caught.value) == (
+        "Invalid value for argument `histories`. Expected what `fit` returned after an "
+        "epoch or more, a list of such, or a dict of either by name. "
+        f"Received: histories={histories}"
+    )
+
+
+def test_the_data_loss_is_drawn_where_every_history_has_it():
+    both = {**RUN, "data_loss": [0.4, 0.3, 0.2, 0.1], "val_data_loss": [0.5] * 4}
+    axes = learning_curves({"a": [both], "b": both}).axes[0]
+    assert axes.get_ylabel() == "data loss"
+    assert _lines(axes)["training"][:, 1].tolist() == both["data_loss"]
+    assert _lines(axes)["validation"][:, 1].tolist() == both["val_data_loss"]
+    for axes in (
+        learning_curves({"a": [both], "b": [RUN]}).axes[0],
+        learning_curves(both, metric="loss").axes[0],
+    ):
+        assert axes.get_ylabel() == "loss"
+        assert _lines(axes)["training"][:, 1].tolist() == both["loss"]
+
+
+def test_what_diverged_is_not_drawn():
+    axes = learning_curves([{"loss": [0.3, np.nan]}] * 2, log=False).axes[0]
+    np.testing.assert_array_equal(_lines(axes)["training"][:, 1], [0.3, np.nan])

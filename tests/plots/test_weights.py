@@ -44,6 +44,44 @@ def test_models_are_their_kernels():
     assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim()
 
 
+def test_many_models_wrap_to_rows_of_three():
+    figure = weight_histogram({name: np.ones(5) for name in "abcde"})
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in shown] == list("abcde")
+    places = [axes.get_subplotspec() for axes in shown]
+    assert [(p.rowspan.start, p.colspan.start) for p in places] == [
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+    ]
+    assert [axes.get_xlabel() for axes in shown] == ["", "", *["weight"] * 3]
+    assert [bool(axes.get_ylabel()) for axes in shown] == [True, False, False] + [
+        True,
+        False,
+    ]
+
+
+def test_a_model_that_is_not_built():
+    model = keras.Sequential([keras.layers.Dense(1)], name="raw")
+    with pytest.raises(ValueError) as caught:
+        weight_histogram(model)
+    assert str(caught.value) == (
+        "Invalid value for argument `models`. Expected built models: call them on "
+        "data, or give them a `keras.Input`. Received: raw, which is not built"
+    )
+
+
+def test_weights_must_be_finite():
+    with pytest.raises(ValueError) as caught:
+        weight_histogram({"a": [1.0], "b": [np.nan, 1.0, np.inf]})
+    assert str(caught.value) == (
+        "Invalid value for argument `models`. Expected finite weights. Received NaN or "
+        "infinite ones, by name: {'b': 2}"
+    )
+
+
 def test_all_zero_weights():
     (axes,) = weight_histogram(np.zeros(4)).axes
     assert _heights(axes) == [4]

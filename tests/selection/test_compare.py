@@ -85,7 +85,10 @@ def test_the_baseline_is_plain_keras(result):
         )
         loss, accuracy = model.evaluate(*held_out, verbose=0)
         fold = result["baseline"].folds[number - 1]
-        assert result.histories["baseline"][number - 1] == history.history
+        logs = dict(result.histories["baseline"][number - 1])
+        assert logs.pop("data_loss") == logs["loss"]
+        assert logs.pop("val_data_loss") == logs["val_loss"]
+        assert logs == history.history
         assert fold["val_loss"] == pytest.approx(loss, rel=1e-5)
         assert fold["val_metric"] == pytest.approx(accuracy)
 
@@ -284,6 +287,16 @@ def test_losses_are_without_penalties():
     assert result.histories["L2"][0]["loss"][0] > 1e5
 
 
+def test_histories_hold_the_loss_without_penalties(result):
+    for name in ("L1", "rules"):
+        for fold, logs in zip(result[name].folds, result.histories[name], strict=True):
+            assert len(logs["data_loss"]) == len(logs["val_data_loss"]) == 3
+            assert logs["val_data_loss"][-1] == pytest.approx(
+                fold["val_loss"], rel=1e-4
+            )
+            assert logs["loss"][-1] > logs["data_loss"][-1] > 0
+
+
 def test_the_candidate_is_not_changed():
     penalty = L1(0.1)
     result = compare(linear, X, X[:, 0], {"L1": penalty}, **SMALL)
@@ -303,7 +316,61 @@ def test_divergence_is_reported():
     assert not np.isfinite(result["wild"].val_loss)
     assert result.best == "baseline"
     assert "Warning: the loss of wild is not finite in 3 of 3 fits." in str(result)
-    assert result.to_dict()["rows"][1]["val_loss"] is None
+    back = result.to_dict()["rows"][1]
+    for key in ("val_loss", "zeros", "zeros_share", "features", "val_metric"):
+        assert back[key] is None
+    with pytest.raises(ValueError, match="The loss of 'wild' is not finite"):
+        result.selected("wild")
+
+
+def test_what_diverged_shows_dashes_for_all_but_losses(capsys):
+    def explode():
+        model = build(eager=True)
+        model.layers[0].kernel.assign(model.layers[0].kernel * np.nan)
+        return model
+
+    settings = {**SMALL, "progress": True}
+    result = compare(build, X, Y, {"wild": explode}, **settings)
+    row = result.cells()[2]
+    assert row[0] == "wild"
+    assert row[4:8] == ["-", "-", "-", "-"]
+    assert "nan" in row[1]
+    assert result["wild"].diverged == 3
+    line = next(text for text in capsys.readouterr().out.splitlines() if "wild" in text)
+    assert "zeros" not in line
+    assert "features" not in line
+
+
+def test_imputing_preprocessing_may_be_given_nan():
+    x = X.copy()
+    x[3, 2] = np.nan
+    with pytest.raises(ValueError, match="Received: 1 NaN or infinite values, in 1"):
+        compare(linear, x, X[:, 0], {"L1": L1(0.1)}, preprocess="standardize", **SMALL)
+    result = compare(
+        linear,
+        x,
+        X[:, 0],
+        {"L1": L1(0.1)},
+        preprocess=lambda part: np.nan_to_num,
+        **SMALL,
+    )
+    assert np.isfinite(result["L1"].val_loss)
+
+
+def test_class_weights_weigh_the_training_alone():
+    y = (np.arange(60) % 6 == 0).astype("int64")
+    weight = {0: 0.0, 1: 1.0}
+    results = [
+        compare(build, X, y, {"L1": L1(0.001)}, class_weight=w, **SMALL)
+        for w in (None, weight)
+    ]
+    for name in ("baseline", "L1"):
+        plain, weighted = (result[name] for result in results)
+        assert weighted.val_loss > plain.val_loss  # It only saw the rare class.
+    model = results[1].models["baseline"]
+    model.compile("sgd", "binary_crossentropy", metrics=["accuracy"])
+    loss, _ = model.evaluate(X, y, verbose=0)
+    assert results[1]["baseline"].refit_loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_callbacks_are_new_for_each_fit_and_know_its_data():
@@ -408,6 +475,57 @@ MODEL = linear()
             ValueError,
             "Invalid value for argument `batch_size`. Expected a positive integer. "
             "Received: batch_size=2.0",
+        ),
+        (
+            {"x": np.where(X == X.max(), np.nan, X)},
+            ValueError,
+            "Invalid value for argument `x`. Expected finite numbers. Received: 1 NaN "
+            "or infinite values, in 1 of 60 examples",
+        ),
+        (
+            {"y": np.where(np.arange(60) < 2, np.inf, 0.0)},
+            ValueError,
+            "Invalid value for argument `y`. Expected finite numbers. Received: 2 NaN "
+            "or infinite values, in 2 of 60 examples",
+        ),
+        (
+            {"callbacks": []},
+            TypeError,
+            "Invalid value for argument `callbacks`. Expected a function of the "
+            "training inputs and targets that returns a list of new Keras callbacks, "
+            "such as `lambda x, y: [keras.callbacks.TerminateOnNaN()]`: each fit needs "
+            "its own. Received: callbacks=[]",
+        ),
+        (
+            {"callbacks": lambda x, y: 3},
+            TypeError,
+            "Invalid value for argument `callbacks`. Expected a function that returns "
+            "a list of Keras callbacks. Received: a function that returns 3",
+        ),
+        (
+            {"class_weight": "balanced"},
+            TypeError,
+            "Invalid value for argument `class_weight`. Expected a dict from class "
+            "numbers to weights, or None. Received: class_weight='balanced'",
+        ),
+        (
+            {"class_weight": {0: -1.0}},
+            ValueError,
+            "Invalid value for argument `class_weight`. Expected finite weights of at "
+            "least 0. Received: class_weight={0: -1.0}",
+        ),
+        (
+            {"class_weight": {0: 1.0, 2: 3.0}},
+            ValueError,
+            "Invalid value for argument `class_weight`. Expected keys among the "
+            "classes of `y`, [0, 1]. Received: [2]",
+        ),
+        (
+            {"y": X[:, 0], "class_weight": {0: 1.0}},
+            ValueError,
+            "Invalid value for argument `class_weight`. Expected None where the "
+            "targets are not classes (whole numbers, or one-hot rows). "
+            "Received: class_weight={0: 1.0}, targets of shape (60,)",
         ),
         (
             {"preprocess": "scale"},
