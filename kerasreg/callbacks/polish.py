@@ -23,7 +23,8 @@ class Polish(keras.callbacks.Callback):
     and `y` with the model in inference mode, so without dropout or augmentation.
     Where the optimizer averages weights (`use_ema`), Keras has put the averages
     in place by then, and the polish starts from them. Checkpoints of earlier
-    epochs are not polished; the history ends before the polish.
+    epochs are not polished; the history ends before the polish. Put it after an
+    EarlyStopping that restores the best weights.
 
     Args:
         x: Inputs as the model takes them: array(s) of n samples.

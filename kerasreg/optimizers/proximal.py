@@ -3,10 +3,12 @@
 import keras
 from keras import ops
 
+from kerasreg.optimizers.clipping import clipping_share
 from kerasreg.optimizers.fusion import fused
 from kerasreg.optimizers.metric import metric_of
 from kerasreg.regularizers import Penalty, routing
 from kerasreg.regularizers.batch_norm import warn_batch_norm
+from kerasreg.regularizers.blend import Blend
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
@@ -69,8 +71,11 @@ class Proximal(keras.optimizers.Optimizer):
         # the inner optimizer's; the map has to run inside its update of a weight.
         self._inner_step = type(optimizer).update_step.__get__(optimizer)
         optimizer.update_step = self.update_step
+        self._inner_clip = type(optimizer)._clip_gradients.__get__(optimizer)
+        optimizer._clip_gradients = self._clip_gradients
         self._iterations = optimizer._iterations
         self._applying = 0
+        self._order, self._shares = [], {}
         self._momentum = getattr(optimizer, "momentum", 0.0)
         self._reach = []
         for setting in _SETTINGS:
@@ -85,7 +90,12 @@ class Proximal(keras.optimizers.Optimizer):
         self._known = {id(variable) for variable in variables}
         if self._momentum:
             self._reach = [
-                self.add_variable((), dtype="float32", name="reach") for _ in variables
+                self.add_variable(
+                    variable.shape if self.inner_optimizer.clipvalue else (),
+                    dtype="float32",
+                    name=f"reach_{index}",
+                )
+                for index, variable in enumerate(variables)
             ]
         warn_batch_norm(variables)
         self.built = True
@@ -95,7 +105,7 @@ class Proximal(keras.optimizers.Optimizer):
         loss = self.inner_optimizer.scale_loss(loss)
         for variable in self._trainable_variables:
             routing.forget(variable)
-        routing.claim(loss, self._trains)
+        routing.claim(id(self), loss, self._trains)
         return loss
 
     def apply(self, grads, trainable_variables=None):
@@ -106,7 +116,7 @@ class Proximal(keras.optimizers.Optimizer):
             trainable_variables: List of variables; by default those it was
                 built with.
         """
-        claim = routing.release()
+        claim = routing.release(id(self))
         if trainable_variables is None:
             trainable_variables = self._trainable_variables
         trainable_variables = list(trainable_variables)
@@ -116,6 +126,11 @@ class Proximal(keras.optimizers.Optimizer):
         grads = [
             self._data_gradient(gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
+        ]
+        self._order = [
+            self.inner_optimizer._get_variable_index(variable)
+            for gradient, variable in zip(grads, trainable_variables, strict=True)
+            if gradient is not None
         ]
         self._applying += 1
         try:
@@ -133,9 +148,14 @@ class Proximal(keras.optimizers.Optimizer):
 
         def update(gradient, learning_rate):
             self._inner_step(gradient, variable, learning_rate)
-            rate = ops.cast(self._rate(index, learning_rate), variable.dtype)
+            # A clipped gradient moves the weight as a shorter step would.
+            share = self._shares.get(index, 1.0)
+            rate = self._rate(index, learning_rate * share)
+            rate = ops.cast(rate, variable.dtype)
             first = ops.cast(_first_step(learning_rate, penalty), variable.dtype)
             step = self._metric(inner, index, rate, first)
+            if penalty.longest_step is not None:
+                step = ops.minimum(step, penalty.longest_step)
             value = penalty.prox(ops.reshape(variable, variable.shape), step)
             inner.assign(variable, value)
             if inner.use_ema:
@@ -154,7 +174,16 @@ class Proximal(keras.optimizers.Optimizer):
         self.inner_optimizer.assign(reach, self._momentum * reach + learning_rate)
         if getattr(self.inner_optimizer, "nesterov", False):
             return self._momentum * reach + learning_rate
-        return ops.reshape(reach, ())
+        return ops.reshape(reach, reach.shape)
+
+    def _clip_gradients(self, grads):
+        """Clip as the inner optimizer does, and note what share it left of each."""
+        clipped = self._inner_clip(grads)
+        if self._applying:
+            pairs = zip(grads, clipped, strict=True)
+            shares = [clipping_share(*pair, self.clipvalue) for pair in pairs]
+            self._shares = dict(zip(self._order, shares, strict=True))
+        return clipped
 
     def _trains(self, variable):
         return not self.built or id(variable) in self._known
@@ -236,7 +265,8 @@ class Proximal(keras.optimizers.Optimizer):
     def load_own_variables(self, store):
         """Restore the strengths of the weights that still have a penalty."""
         for index, penalty in self._penalties():
-            if f"strength_{index}" in store:
+            empty = isinstance(penalty, Blend) and not penalty.has_ratio
+            if f"strength_{index}" in store and not empty:
                 penalty.strength = float(store[f"strength_{index}"][()])
         for index, reach in enumerate(self._reach):
             if f"reach_{index}" in store:

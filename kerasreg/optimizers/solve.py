@@ -175,7 +175,7 @@ class Solver:
         if bounded:
             seen = ops.cast(objective.smooth(new, []), objective.dtype)
             seen = ops.cast(seen + objective.penalty(new), "float64")
-            as_seen = ops.isfinite(seen) & (gap > -_SLACK)
+            as_seen = ops.isfinite(seen) & (gap > -1e-6)
             as_seen = as_seen & (ops.abs(value - seen) <= _SLACK * ops.abs(seen))
         for variable, w, old in zip(objective.variables, new, weights, strict=True):
             variable.assign(ops.where(as_seen, w, old))
@@ -229,7 +229,7 @@ class Solver:
         ]
 
 
-_SLACK = 1e-3  # between the compiled loss, in its own precision, and ours
+_SLACK = 2e-5  # between the compiled loss, in its own precision, and ours
 COARSE = 1e-4  # the residual up to which float32 steps are as good as float64 ones
 
 

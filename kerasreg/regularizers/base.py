@@ -85,6 +85,16 @@ class Penalty(keras.regularizers.Regularizer):
         return self.lam
 
     @property
+    def longest_step(self):
+        """The longest step of a convex proximal problem, or `None` for any.
+
+        `Proximal` takes no longer one: beyond it the map of a concave penalty is
+        hard thresholding, which would zero a weight that has settled and whose
+        adaptive step has grown because its gradient has vanished.
+        """
+        return None
+
+    @property
     def has_prox(self):
         """Whether this penalty has a proximal map."""
         return type(self).prox is not Penalty.prox
@@ -113,10 +123,9 @@ class Penalty(keras.regularizers.Regularizer):
                 f"{type(self).__name__} has no strength: call "
                 "`super().__init__(strength)` in its constructor."
             )
-        if isinstance(w, keras.Variable) and self.has_prox:
-            w = routing.tap(w)
-        else:
-            w = ops.convert_to_tensor(w)
+        # Of another weight, or in `add_loss`, nobody would apply its map.
+        own = isinstance(w, keras.Variable) and w.regularizer is self
+        w = routing.tap(w) if own and self.has_prox else ops.convert_to_tensor(w)
         if keras.backend.standardize_dtype(w.dtype) != "float64":
             w = ops.cast(w, "float32")
         value = self.value(w)

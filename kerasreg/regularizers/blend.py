@@ -30,6 +30,11 @@ class Blend(Penalty):
         self._share = share
         self._given = (shortest(first + second), first, second)
 
+    @property
+    def has_ratio(self):
+        """Whether a strength can be set: not if both coefficients began as 0."""
+        return self._share is not None
+
     def _valid_strength(self, value):
         number = super()._valid_strength(value)
         if self._share is None and number > 0:
@@ -52,7 +57,7 @@ class Blend(Penalty):
         share = self._share or 0.0
         return share, (0.0 if self._share is None else 1.0 - share)
 
-    def _coefficients(self, factor):
+    def _coefficients(self, factor=1.0):
         """Both coefficients times `factor` as tensors; `None` for a constant zero."""
         lam = ops.multiply(self.lam, factor)
         return tuple(

@@ -173,6 +173,11 @@ class _Concave(Penalty):
         super().__init__(check_number("lam", lam))
         self.gamma = check_number("gamma", gamma, above=self._least_gamma)
 
+    @property
+    def longest_step(self):
+        """Nine tenths of the step at which the map turns to hard thresholding."""
+        return 0.9 * (self.gamma - self._least_gamma + 1.0)
+
     def get_config(self):
         """The current strength, as `lam`, and `gamma`."""
         return {"lam": self.strength, "gamma": self.gamma}

@@ -101,7 +101,7 @@ class SparseGroupLasso(Blend):
 
     def prox(self, w, step):
         """Soft thresholding by `step·l1`, then block soft thresholding."""
-        l1, group = self._coefficients(1.0)
+        l1, group = self._coefficients()
         if l1 is not None:
             w = prox.soft_threshold(w, ops.cast(ops.multiply(l1, step), w.dtype))
         if group is not None:

@@ -39,21 +39,26 @@ class Claim:
         return loss is not None and _graph(loss) is _graph(upstream)
 
 
-def claim(loss, covers):
+def claim(key, loss, covers):
     """Withhold the penalty gradients of the step that differentiates `loss`.
 
     Args:
+        key: What tells one optimizer's claim from another's.
         loss: Scalar tensor about to be differentiated.
         covers: Callable, from a `keras.Variable` to whether it is claimed.
     """
-    _local.claim = Claim(loss, covers)
+    _claims()[key] = Claim(loss, covers)
 
 
-def release():
-    """End the current claim and return it, or `None`."""
-    current = getattr(_local, "claim", None)
-    _local.claim = None
-    return current
+def release(key):
+    """End the claim of `key` and return it, or `None`."""
+    return _claims().pop(key, None)
+
+
+def _claims():
+    if not hasattr(_local, "claims"):
+        _local.claims = {}
+    return _local.claims
 
 
 def tap(variable):
@@ -66,14 +71,10 @@ def tap(variable):
         def grad(*args, upstream=None):
             if upstream is None:
                 (upstream,) = args
-            current = getattr(_local, "claim", None)
-            if (
-                current is not None
-                and current.holds_for(upstream)
-                and current.covers(variable)
-            ):
-                current.withheld[key] = variable
-                return None
+            for current in _claims().values():
+                if current.holds_for(upstream) and current.covers(variable):
+                    current.withheld[key] = variable
+                    return None
             _flowed[key] = (weakref.ref(variable), weakref.ref(_graph(upstream)))
             return upstream
 

@@ -77,7 +77,8 @@ def compare(
         callbacks: Function of the training inputs and targets of one fit that
             returns its Keras callbacks. Mind that early stopping on `val_loss`
             chooses by the examples that the table is measured on, and that the
-            refit has no `val_loss`. Logs have `data_loss` and `val_data_loss`.
+            refit has no `val_loss`. To monitor `data_loss` or
+            `val_data_loss`, say `mode="min"`.
         class_weight: Dict from class number to weight, for every `fit`, as in
             `keras.Model.fit`. It weighs the training loss, and so the logged
             `loss` and `data_loss`; validation and all losses and metrics of the

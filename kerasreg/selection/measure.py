@@ -36,9 +36,12 @@ def data_loss(model, x, y):
         for start in range(0, len(x), _BATCH):
             inputs = keras.ops.convert_to_tensor(x[start : start + _BATCH])
             targets = keras.ops.convert_to_tensor(y[start : start + _BATCH])
-            loss = model.compute_loss(x=inputs, y=targets, y_pred=model(inputs))
+            loss = model.compute_loss(
+                x=inputs, y=targets, y_pred=model(inputs, training=False)
+            )
             added = sum(float(extra) for extra in model.losses)
-            total += (float(loss) - added) * len(inputs)
+            summed = getattr(model.loss, "reduction", None) == "sum"
+            total += (float(loss) - added) * (1 if summed else len(inputs))
     return total / len(x)
 
 

@@ -56,10 +56,10 @@ def kept_features(model, count):
         count: Number of input features.
 
     Returns:
-        Numbers of the columns whose row in the first matrix with `count` rows
-        has an entry other than zero; `None` if there is no such matrix.
+        Numbers of the columns whose row in the first kernel has an entry other
+        than zero; `None` if that is not a matrix with `count` rows.
     """
-    for weight in model.trainable_weights:
-        if len(weight.shape) == _MATRIX and weight.shape[0] == count:
-            return np.flatnonzero(convert_to_numpy(weight).any(axis=1)).tolist()
-    return None
+    first = next((w for w in model.weights if len(w.shape) >= _MATRIX), None)
+    if first is None or len(first.shape) != _MATRIX or first.shape[0] != count:
+        return None
+    return np.flatnonzero(convert_to_numpy(first).any(axis=1)).tolist()

@@ -10,7 +10,15 @@ from keras import ops
 
 from kerasreg import prox
 from kerasreg.optimizers import Proximal
-from kerasreg.regularizers import L1, L2, ElasticNet, GroupLasso, Penalty, regularize
+from kerasreg.regularizers import (
+    L1,
+    L2,
+    MCP,
+    ElasticNet,
+    GroupLasso,
+    Penalty,
+    regularize,
+)
 
 
 def data(rows=32):
@@ -271,13 +279,17 @@ def test_gradient_accumulation_is_the_large_batch():
 
 @pytest.mark.parametrize("clip", ["clipnorm", "global_clipnorm", "clipvalue"])
 def test_clipping_acts_on_the_data_gradient(clip):
-    plain, model = build(), build(L1(0.4))
+    start, free, plain, model = build(), build(), build(), build(L1(0.4))
+    fitted(free, keras.optimizers.SGD(0.3), 1, 32)
     fitted(plain, keras.optimizers.SGD(0.3, **{clip: 0.05}), 1, 32)
     fitted(model, Proximal(keras.optimizers.SGD(0.3, **{clip: 0.05})), 1, 32)
-    kernel, *rest = plain.get_weights()
-    expected = ops.convert_to_numpy(prox.soft_threshold(kernel, 0.3 * 0.4))
-    np.testing.assert_allclose(model.get_weights()[0], expected, atol=1e-6)
-    for mine, theirs in zip(model.get_weights()[1:], rest, strict=True):
+    first, whole, kernel = (m.get_weights()[0] for m in (start, free, plain))
+    share = np.abs(kernel - first) / np.abs(whole - first)  # left by the clip
+    expected = ops.convert_to_numpy(prox.soft_threshold(kernel, 0.3 * 0.4 * share))
+    np.testing.assert_allclose(model.get_weights()[0], expected, atol=1e-4)
+    for mine, theirs in zip(
+        model.get_weights()[1:], plain.get_weights()[1:], strict=True
+    ):
         np.testing.assert_allclose(mine, theirs, atol=1e-6)
 
 
@@ -602,3 +614,77 @@ def test_a_look_at_the_penalty_gradient_leaves_no_mark():
         return model
 
     assert_same_weights(looped(False), looped(True))
+
+
+def test_a_penalty_in_add_loss_trains_through_its_gradient():
+    class Own(keras.layers.Layer):
+        def build(self, shape):
+            self.penalty = L1(0.3)
+            self.w = self.add_weight(shape=(shape[-1], 1), name="w")
+
+        def call(self, x):
+            self.add_loss(self.penalty(self.w))
+            return x @ self.w
+
+    models = []
+    for wrap in (Proximal, lambda optimizer: optimizer):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((6,)), Own()])
+        fitted(model, wrap(keras.optimizers.SGD(0.1)))
+        models.append(model)
+    assert_same_weights(*models, atol=1e-6)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("clip", [{"clipnorm": 0.3}, {"global_clipnorm": 0.3}])
+def test_clipping_does_not_change_the_solution(clip, momentum):
+    def solution(**options):
+        keras.utils.set_random_seed(0)
+        dense = keras.layers.Dense(1, kernel_regularizer=L1(0.5))
+        model = keras.Sequential([keras.Input((6,)), dense])
+        rate = 0.02 if momentum else 0.1
+        optimizer = keras.optimizers.SGD(rate, momentum=momentum, **options)
+        x, y = data()
+        model.compile(Proximal(optimizer), loss="mse", steps_per_execution=100)
+        model.fit(x, 3 * y, epochs=1500, batch_size=32, shuffle=False, verbose=0)
+        return dense.kernel.numpy()
+
+    free, clipped = solution(), solution(**clip)
+    assert 0 < (free == 0).sum() < 6
+    np.testing.assert_allclose(clipped, free, atol=1e-4)
+    np.testing.assert_array_equal(clipped == 0, free == 0)
+
+
+def test_a_settled_concave_weight_stays():
+    """Its gradient and so Adam's second moment have vanished."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 4)).astype("float32")
+    dense = keras.layers.Dense(1, kernel_regularizer=MCP(0.2, 3.0))
+    model = keras.Sequential([keras.Input((4,)), dense])
+    optimizer = keras.optimizers.Adam(0.01, beta_2=0.99)
+    model.compile(Proximal(optimizer), loss="mse", steps_per_execution=50)
+    history = model.fit(
+        x, x[:, :1], epochs=3000, batch_size=64, shuffle=False, verbose=0
+    )
+    late = history.history["loss"][1000:]
+    assert max(late) < 1.01 * min(late)
+
+
+def test_two_claims_at_once():
+    """Both losses are scaled before either optimizer applies."""
+    models = [build(L1(0.1)), build(L1(0.1))]
+    optimizers = [Proximal(keras.optimizers.SGD(0.1)) for _ in models]
+    x, y = data()
+    for model, optimizer in zip(models, optimizers, strict=True):
+        optimizer.build(model.trainable_variables)
+    with tf.GradientTape(persistent=True) as tape:
+        losses = [
+            optimizer.scale_loss(ops.mean((y - model(x)) ** 2) + sum(model.losses))
+            for model, optimizer in zip(models, optimizers, strict=True)
+        ]
+    pairs = list(zip(losses, models, optimizers, strict=True))
+    gradients = [tape.gradient(loss, m.trainable_variables) for loss, m, _ in pairs]
+    for gradient, (_, model, optimizer) in zip(gradients, pairs, strict=True):
+        optimizer.apply(gradient, model.trainable_variables)
+    assert_same_weights(*models)

@@ -57,9 +57,9 @@ def test_many_models_wrap_to_rows_of_three():
         (1, 1),
     ]
     assert [axes.get_xlabel() for axes in shown] == ["", "", *["weight"] * 3]
-    assert [bool(axes.get_ylabel()) for axes in shown] == [True, False, False] + [
-        True,
-        False,
+    assert [bool(axes.get_ylabel()) for axes in shown] == [
+        *[True, False, False],
+        *[True, False],
     ]
 
 

@@ -33,9 +33,9 @@ def penalized(variable, penalty, claims=None):
     with tf.GradientTape() as tape:
         loss = ops.sum(3.0 * variable) + penalty(variable)
         if claims is not None:
-            routing.claim(loss, claims)
+            routing.claim(1, loss, claims)
         gradient = tape.gradient(loss, variable.value)
-    released = routing.release()
+    released = routing.release(1)
     return loss, gradient, routing.flowed(variable, gradient), released
 
 
@@ -85,10 +85,10 @@ def test_a_claim_covers_the_weights_it_names(run):
     def both():
         with tf.GradientTape() as tape:
             loss = LASSO(mine) + RIDGE(other)
-            routing.claim(loss, lambda v: v is mine)
+            routing.claim(1, loss, lambda v: v is mine)
             gradients = tape.gradient(loss, [mine.value, other.value])
         marks = [routing.flowed(v, g) for v, g in ((mine, loss), (other, gradients[1]))]
-        return loss, gradients[1], gradients[0], marks, routing.release()
+        return loss, gradients[1], gradients[0], marks, routing.release(1)
 
     _, gradient, nothing, marks, released = run(both)
     assert nothing is None
@@ -112,15 +112,15 @@ def test_a_claim_ends_with_its_step():
     variable = weight()
     with tf.GradientTape() as tape:
         loss = LASSO(variable)
-    routing.claim(loss, lambda v: True)
+    routing.claim(1, loss, lambda v: True)
     assert tape.gradient(loss, variable.value) is None
     del loss, tape
     gc.collect()
     assert penalized(variable, LASSO)[2]
-    assert routing.release() is None
+    assert routing.release(1) is None
 
     loss = ops.convert_to_tensor(0.0)
-    routing.claim(loss, lambda v: True)  # an eager claim
+    routing.claim(1, loss, lambda v: True)  # an eager claim
 
     @tf.function
     def traced():
@@ -129,7 +129,7 @@ def test_a_claim_ends_with_its_step():
         return tape.gradient(value, variable.value)
 
     np.testing.assert_allclose(traced(), [0.5, -0.5, 0.5])
-    routing.release()
+    routing.release(1)
 
 
 def test_marks_belong_to_one_weight_and_one_trace():

@@ -477,7 +477,7 @@ MODEL = linear()
             "Received: batch_size=2.0",
         ),
         (
-            {"x": np.where(X == X.max(), np.nan, X)},
+            {"x": np.where(X.max() > X, X, np.nan)},
             ValueError,
             "Invalid value for argument `x`. Expected finite numbers. Received: 1 NaN "
             "or infinite values, in 1 of 60 examples",

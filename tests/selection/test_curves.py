@@ -65,7 +65,7 @@ def test_strengths_may_change_between_epochs():
 
 
 def test_callbacks_behind_it_can_monitor_it():
-    stop = keras.callbacks.EarlyStopping("val_data_loss", patience=0, min_delta=1e9)
+    stop = keras.callbacks.EarlyStopping("val_data_loss", mode="min", min_delta=1e9)
     assert len(_fit(_model(L1(0.3)), callbacks=[stop])["val_data_loss"]) == 2
     assert stop.stopped_epoch == 1
 
