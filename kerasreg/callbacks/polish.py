@@ -14,9 +14,9 @@ class Polish(keras.callbacks.Callback):
     threshold again and again, and when the learning rate has fallen so far that
     the noise is gone, the threshold, which is learning rate times strength, is
     gone with it. (Averaging over batches, as dual averaging does, or all of the
-    data in each step is what identifies the support.) `benchmarks/lasso` measures
-    it: the objective is close, and many of the weights that should be zero are
-    not. A polish from there takes few steps and leaves the exact zeros.
+    data in each step is what identifies the support.) The objective is close, and
+    many of the weights that should be zero are not: `benchmarks/lasso` is the
+    script to see it. A polish from there takes few steps and leaves the exact zeros.
 
     It works with any optimizer, `Proximal` or not, as long as the penalties have
     a proximal map, and minimizes what `solve` minimizes: the compiled loss on `x`
