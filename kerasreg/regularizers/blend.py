@@ -65,23 +65,6 @@ class Blend(Penalty):
             for share in self._shares()
         )
 
-    def _blended(self, first, second):
-        """The strength times the sum of both penalties, each in its share.
-
-        Args:
-            first: Function without arguments that returns a scalar tensor.
-            second: Another; only those that have a share are called.
-        """
-        parts = [
-            part() if share == 1 else ops.multiply(part(), share)
-            for share, part in zip(self._shares(), (first, second), strict=True)
-            if share
-        ]
-        if not parts:
-            return ops.zeros(())
-        total = parts[0] if len(parts) == 1 else ops.add(*parts)
-        return ops.multiply(self.lam, total)
-
     def get_config(self):
         """The current coefficients; the first ones and the strength if it is 0."""
         values = self._given[1:], (self._current(0), self._current(1))

@@ -88,9 +88,14 @@ class ElasticNet(Blend):
 
     def value(self, w):
         """`l1·Σ|w| + l2·Σw²`."""
-        return self._blended(
-            lambda: ops.sum(ops.abs(w)), lambda: ops.sum(ops.square(w))
-        )
+        l1, l2 = self._coefficients()
+        total = ops.zeros((), dtype=w.dtype)
+        if l1 is not None:
+            total = ops.multiply(l1, ops.sum(ops.abs(w)))
+        if l2 is not None:
+            square = ops.multiply(l2, ops.sum(ops.square(w)))
+            total = square if l1 is None else ops.add(total, square)
+        return total
 
     def prox(self, w, step):
         """`soft(w, step·l1) / (1 + 2·step·l2)`."""

@@ -92,12 +92,15 @@ class SparseGroupLasso(Blend):
 
     def value(self, w):
         """`l1·Σ|w| + group·Σ_g √p_g·‖w_g‖₂`."""
-        return self._blended(
-            lambda: ops.sum(ops.abs(w)), lambda: self._norms(w, self.group_axes(w))
-        )
-
-    def _norms(self, w, axes):
-        return ops.sum(prox.safe_norm(w, axes)) * _root_size(w, axes)
+        l1, group = self._coefficients()
+        total = ops.zeros((), dtype=w.dtype)
+        if l1 is not None:
+            total = ops.multiply(l1, ops.sum(ops.abs(w)))
+        if group is not None:
+            axes = self.group_axes(w)
+            norms = ops.sum(prox.safe_norm(w, axes)) * _root_size(w, axes)
+            total = ops.add(total, ops.multiply(group, norms))
+        return total
 
     def prox(self, w, step):
         """Soft thresholding by `step·l1`, then block soft thresholding."""
