@@ -29,4 +29,7 @@ def _same_start():
 @pytest.fixture
 def two_cpus():
     """A `MirroredStrategy` on two logical CPU devices."""
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    # Collective operations of the many strategies in one process can mix up.
+    return tf.distribute.MirroredStrategy(
+        ["CPU:0", "CPU:1"], cross_device_ops=tf.distribute.ReductionToOneDevice()
+    )
