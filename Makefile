@@ -37,10 +37,7 @@ docs: $(STAMP) ## Build the manual into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(STAMP) ## Run every benchmark (benchmarks/*/run.py)
-	@set -e; for script in benchmarks/*/run.py; do \
-		name=$$(basename $$(dirname $$script)); \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name.run; \
-	done
+	$(BIN)/python -m benchmarks
 
 clean: ## Remove what the other commands wrote, keep the environment
 	rm -rf build dist site demo .pytest_cache .ruff_cache .mypy_cache
