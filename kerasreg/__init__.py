@@ -7,7 +7,15 @@ Importing kerasreg registers its classes with Keras, so that saved models load, 
 does nothing else. What needs an optional package imports it when it is used.
 """
 
-from kerasreg import callbacks, datasets, optimizers, plots, regularizers, selection
+from kerasreg import (
+    callbacks,
+    datasets,
+    layers,
+    optimizers,
+    plots,
+    regularizers,
+    selection,
+)
 
 __version__ = "0.1.0"
 
@@ -15,6 +23,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "datasets",
+    "layers",
     "optimizers",
     "plots",
     "regularizers",

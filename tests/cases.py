@@ -11,7 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from kerasreg import callbacks, datasets, optimizers, plots, regularizers, selection
+from kerasreg import (
+    callbacks,
+    datasets,
+    layers,
+    optimizers,
+    plots,
+    regularizers,
+    selection,
+)
 
 KINDS = {"regularizer", "optimizer", "layer", "callback", "function", "base", "result"}
 
@@ -27,6 +35,7 @@ class Case:
         make: Builds an instance; `None` for functions and base classes.
         labels: What is special about it: `"rank 2"` needs a weight with two axes,
             `"anchored"` depends on where the weight was first seen.
+        shape: Of a layer: shape of an input, with its batch axis.
     """
 
     name: str
@@ -34,6 +43,7 @@ class Case:
     public: Any
     make: Callable[..., Any] | None = None
     labels: frozenset[str] = field(default_factory=frozenset)
+    shape: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return self.name.rpartition(".")[2]
@@ -116,6 +126,19 @@ CALLBACKS = [
 ]
 
 
+def _layer(
+    name: str, make: Callable[..., Any], shape: tuple[int, ...] = (8, 6), *labels: str
+) -> Case:
+    """A layer. `make(**arguments)` passes on Keras's common layer arguments."""
+    public = getattr(layers, name)
+    return Case(
+        f"kerasreg.layers.{name}", "layer", public, make, frozenset(labels), shape
+    )
+
+
+LAYERS: list[Case] = []
+
+
 def _plain(module: Any, name: str, kind: str = "function") -> Case:
     return Case(f"{module.__name__}.{name}", kind, getattr(module, name))
 
@@ -137,7 +160,15 @@ PLAIN = [
     _plain(plots, "learning_curves"),
 ]
 
-CASES = [*REGULARIZERS, *OPTIMIZERS, *CALLBACKS, *PLAIN]
+CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *PLAIN]
 
 # The sub-packages whose `__all__` is the public list.
-PUBLIC_MODULES = [callbacks, datasets, optimizers, plots, regularizers, selection]
+PUBLIC_MODULES = [
+    callbacks,
+    datasets,
+    layers,
+    optimizers,
+    plots,
+    regularizers,
+    selection,
+]

@@ -10,6 +10,7 @@ import keras
 
 from kerasreg.regularizers.base import Penalty, shortest
 from kerasreg.regularizers.batch_norm import some, warn_batch_norm
+from kerasreg.regularizers.divergence import Divergence
 from kerasreg.regularizers.elementwise import L1, L2, ElasticNet
 
 
@@ -273,7 +274,9 @@ def _sites(model):
     return [
         _Site(variable, path, *owners[id(variable)])
         for path, variable in _paths(model)
-        if id(variable) in owners and "float" in str(variable.dtype)
+        if id(variable) in owners
+        and "float" in str(variable.dtype)
+        and not isinstance(variable.regularizer, Divergence)  # a noise parameter
     ]
 
 

@@ -1,0 +1,3 @@
+"""Layers with noise on weights and units."""
+
+__all__: list[str] = []
