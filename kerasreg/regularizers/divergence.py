@@ -47,7 +47,7 @@ class Divergence(Penalty):
         self._num_examples = value
 
     def value(self, w):
-        """strength · KL / num_examples."""
+        """Strength · KL / num_examples."""
         if self._num_examples is None:
             raise ValueError(
                 "A layer with a KL divergence needs the number of training examples, "
