@@ -53,42 +53,109 @@ def random_bytes(shape, seed):
     return ops.reshape(ops.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
 
 
+def random_words(shape, seed):
+    """Independent uniform 16-bit words.
+
+    Args:
+        shape: Tuple; its entries may be scalar tensors.
+        seed: What `next_seed` returned.
+
+    Returns:
+        A uint16 tensor of `shape`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.random.randint(shape, 0, 2**16, dtype="uint16", seed=seed)
+    # tensorflow: named generator; two of them in each word.
+    import tensorflow as tf
+
+    size = _size(shape)
+    words = _words(((size + 1) // 2,), seed)
+    return ops.reshape(ops.reshape(tf.bitcast(words, tf.uint16), (-1,))[:size], shape)
+
+
+def bernoulli(shape, keep, seed, dtype="float32"):
+    """Ones with probability `keep`, and zeros.
+
+    They are made from one random byte each. The threshold that a byte is compared
+    with is rounded up or down at random for each row (the last axis), so that the
+    probability of a one is `keep` exactly. Rows are independent; within a row, two
+    entries are correlated by less than 1e-4 for 0.05 <= keep <= 0.95, by at most
+    1/256 beyond, and not at all where 256·keep is an integer.
+
+    Args:
+        shape: Tuple; its entries may be scalar tensors.
+        keep: Python float in [0, 1].
+        seed: What `next_seed` returned.
+        dtype: Any dtype, `"bool"` too.
+
+    Returns:
+        A tensor of `shape`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.cast(keras.random.uniform(shape, seed=seed) < keep, dtype)
+    # The rarer outcome, so that the threshold fits into a byte.
+    rare = 256.0 * min(keep, 1.0 - keep)
+    low = int(rare)
+    threshold = low
+    if rare > low:
+        rows = (*shape[:-1], 1) if len(shape) else ()
+        up = uniform(rows, _words((2,), seed)) < rare - low
+        threshold = ops.cast(up, "uint8") + np.uint8(low)
+    numbers = random_bytes(shape, seed)
+    one = numbers < threshold if keep < 0.5 else numbers >= threshold
+    return ops.cast(one, dtype)
+
+
 def normal(shape, seed, dtype="float32"):
     """Independent standard Normal numbers.
 
     Args:
         shape: Tuple; its entries may be scalar tensors.
         seed: What `next_seed` returned.
-        dtype: Floating-point dtype.
+        dtype: Floating-point dtype; they are computed in float32.
 
     Returns:
         A tensor of `shape`.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.random.normal(shape, dtype=dtype, seed=seed)
-    # tensorflow: named generator.
+    # tensorflow: two words make two numbers (Box & Muller 1958).
     import tensorflow as tf
 
-    return tf.random.stateless_normal(shape, _signed(seed), dtype=dtype, alg="philox")
+    size = _size(shape)
+    words = _words((2, (size + 1) // 2), seed)
+    share = _unit(words[0]) + 2.0**-24  # in (0, 1)
+    angle = ops.cast(tf.bitcast(words[1], tf.int32), "float32") * (np.pi * 2.0**-31)
+    radius = ops.sqrt(-2.0 * ops.log(share))
+    both = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=0)
+    return ops.cast(ops.reshape(both[:size], shape), dtype)
 
 
-def uniform(shape, seed, dtype="float32"):
-    """Independent uniform numbers in [0, 1).
+def uniform(shape, seed):
+    """Independent uniform numbers in [0, 1): multiples of 2^-23.
 
     Args:
         shape: Tuple; its entries may be scalar tensors.
         seed: What `next_seed` returned.
-        dtype: Floating-point dtype.
 
     Returns:
-        A tensor of `shape`.
+        A float32 tensor of `shape`.
     """
     if keras.backend.backend() != "tensorflow":
-        return keras.random.uniform(shape, dtype=dtype, seed=seed)
-    # tensorflow: named generator.
+        return keras.random.uniform(shape, dtype="float32", seed=seed)
+    return _unit(_words(shape, seed))
+
+
+def _unit(words):
+    """Uniform numbers in [0, 1), from the upper 23 bits of each word.
+
+    TensorFlow's own uniform floats are others with XLA than without.
+    """
+    # tensorflow: the words are its own.
     import tensorflow as tf
 
-    return tf.random.stateless_uniform(shape, _signed(seed), dtype=dtype, alg="philox")
+    bits = tf.bitcast(tf.bitwise.right_shift(words, np.uint32(9)), tf.int32)
+    return ops.cast(bits, "float32") * 2.0**-23
 
 
 def _words(shape, seed):

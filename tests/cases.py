@@ -1,6 +1,6 @@
 """The table of every public object, with arguments that are valid.
 
-A new public object is one new row here; `tests/contract.py` holds what an object of
+A new public object is one new row here; `tests/contract/` holds what an object of
 its kind must pass, and `tests/test_package.py` fails when a row is missing.
 """
 
@@ -34,7 +34,8 @@ class Case:
         public: The object itself.
         make: Builds an instance; `None` for functions and base classes.
         labels: What is special about it: `"rank 2"` needs a weight with two axes,
-            `"anchored"` depends on where the weight was first seen.
+            `"anchored"` depends on where the weight was first seen, `"KL"` needs
+            a model with a KL divergence.
         shape: Of a layer: shape of an input, with its batch axis.
     """
 
@@ -123,6 +124,13 @@ CALLBACKS = [
         callbacks.Polish,
         lambda: callbacks.Polish(*_data(), tol=1e-4, max_steps=50),
     ),
+    Case(
+        "kerasreg.callbacks.KLWarmup",
+        "callback",
+        callbacks.KLWarmup,
+        lambda: callbacks.KLWarmup(0, 2),
+        frozenset({"KL"}),
+    ),
 ]
 
 
@@ -136,7 +144,63 @@ def _layer(
     )
 
 
-LAYERS: list[Case] = []
+def _wrapped(cls: Any, inner: Callable[..., Any], **own: Any) -> Callable[..., Any]:
+    """A wrapper around a layer of the same dtype policy."""
+
+    def make(dtype: Any = None, **arguments: Any) -> Any:
+        return cls(inner(dtype=dtype), **own, **arguments)
+
+    return make
+
+
+LAYERS: list[Case] = [
+    _layer(
+        "ConcreteDropout",
+        _wrapped(
+            layers.ConcreteDropout,
+            lambda **kw: keras.layers.Dense(4, **kw),
+            num_examples=32,
+        ),
+    ),
+    _layer(
+        "SpatialConcreteDropout",
+        _wrapped(
+            layers.SpatialConcreteDropout,
+            lambda **kw: keras.layers.Conv2D(4, 2, **kw),
+            num_examples=32,
+        ),
+        (8, 5, 5, 3),
+    ),
+    _layer(
+        "DropConnect",
+        _wrapped(layers.DropConnect, lambda **kw: keras.layers.Dense(4, **kw)),
+    ),
+    _layer(
+        "VariationalDropout",
+        lambda **kw: layers.VariationalDropout("unit", num_examples=32, **kw),
+    ),
+    _layer(
+        "SparseVariationalDense",
+        lambda **kw: layers.SparseVariationalDense(
+            4, num_examples=32, initial_log_sigma2=-3.0, **kw
+        ),
+    ),
+    _layer(
+        "SparseVariationalConv1D",
+        lambda **kw: layers.SparseVariationalConv1D(4, 3, num_examples=32, **kw),
+        (8, 7, 3),
+    ),
+    _layer(
+        "SparseVariationalConv2D",
+        lambda **kw: layers.SparseVariationalConv2D(4, 2, num_examples=32, **kw),
+        (8, 5, 5, 3),
+    ),
+    _layer(
+        "SparseVariationalConv3D",
+        lambda **kw: layers.SparseVariationalConv3D(3, 2, num_examples=32, **kw),
+        (8, 3, 4, 3, 2),
+    ),
+]
 
 
 def _plain(module: Any, name: str, kind: str = "function") -> Case:
@@ -150,6 +214,7 @@ PLAIN = [
     _plain(regularizers, "penalties_of"),
     _plain(optimizers, "solve"),
     _plain(optimizers, "Solution", "result"),
+    _plain(layers, "to_deterministic"),
     _plain(datasets, "breast_cancer"),
     _plain(datasets, "Tabular", "result"),
     _plain(selection, "compare"),

@@ -10,6 +10,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+pytest.register_assert_rewrite("tests.contract")
+
 # `MirroredStrategy` needs two devices, and they must exist before TensorFlow starts.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],

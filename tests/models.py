@@ -30,13 +30,16 @@ def model(
     penalty: Any = None,
     optimizer: Any = "sgd",
     cls: Callable[..., Any] = keras.Model,
+    wrap: Callable[..., Any] = lambda layer: layer,
     **compile_arguments: Any,
 ) -> Any:
-    """Two Dense layers; the first kernel carries the penalty."""
+    """Two Dense layers; the first one's kernel carries the penalty."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((FEATURES,))
-    hidden = keras.layers.Dense(
-        UNITS, activation="tanh", kernel_regularizer=penalty, name="hidden"
+    hidden = wrap(
+        keras.layers.Dense(
+            UNITS, activation="tanh", kernel_regularizer=penalty, name="hidden"
+        )
     )(inputs)
     outputs = keras.layers.Dense(1, dtype="float32", name="out")(hidden)
     built = cls(inputs, outputs)

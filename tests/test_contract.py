@@ -9,16 +9,18 @@ import pytest
 
 from kerasreg.regularizers import ElasticNet
 from tests import contract
-from tests.cases import CALLBACKS, CASES, INNER_OPTIMIZERS, KINDS, OPTIMIZERS
+from tests.cases import CALLBACKS, CASES, INNER_OPTIMIZERS, KINDS, LAYERS, OPTIMIZERS
 from tests.cases import REGULARIZERS as PENALTIES
 from tests.positions import POSITIONS
 
 regularizers = pytest.mark.parametrize("case", PENALTIES, ids=str)
 optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
+layers = pytest.mark.parametrize("case", LAYERS, ids=str)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 inner_optimizers = pytest.mark.parametrize(
     "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
 )
+half = pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 xla = pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 
 
@@ -36,18 +38,18 @@ def test_row(case):
 @pytest.mark.parametrize(
     "check",
     [
-        contract.check_config_round_trip,
-        contract.check_identifiers,
-        contract.check_strength,
-        contract.check_clone,
-        contract.check_not_a_weight,
-        contract.check_eager_and_traced,
-        contract.check_gradient_at_zero,
-        contract.check_half_precision,
-        contract.check_gradient_accumulation,
-        contract.check_reproducible,
-        contract.check_copies,
-        contract.check_prox_minimizes,
+        contract.regularizers.check_config_round_trip,
+        contract.regularizers.check_identifiers,
+        contract.regularizers.check_strength,
+        contract.regularizers.check_clone,
+        contract.regularizers.check_not_a_weight,
+        contract.regularizers.check_eager_and_traced,
+        contract.regularizers.check_gradient_at_zero,
+        contract.regularizers.check_half_precision,
+        contract.regularizers.check_gradient_accumulation,
+        contract.regularizers.check_reproducible,
+        contract.regularizers.check_copies,
+        contract.regularizers.check_prox_minimizes,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
@@ -58,7 +60,10 @@ def test_regularizer(case, check):
 @regularizers
 @pytest.mark.parametrize(
     "check",
-    [contract.check_save_and_load, contract.check_weights_file],
+    [
+        contract.regularizers.check_save_and_load,
+        contract.regularizers.check_weights_file,
+    ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_regularizer_on_disk(case, check, tmp_path):
@@ -68,12 +73,12 @@ def test_regularizer_on_disk(case, check, tmp_path):
 @xla
 @regularizers
 def test_regularizer_live_strength(case, jit_compile):
-    contract.check_live_strength(case, jit_compile)
+    contract.regularizers.check_live_strength(case, jit_compile)
 
 
 @regularizers
 def test_regularizer_two_devices(case, two_cpus):
-    contract.check_two_devices(case, two_cpus)
+    contract.regularizers.check_two_devices(case, two_cpus)
 
 
 def test_regularizers_travel_to_another_process():
@@ -113,26 +118,26 @@ def test_position(case, position):
         with pytest.raises(ValueError, match="Expected the anchor's shape"):
             sum(layer.losses)
         return
-    contract.check_position(case, position)
+    contract.regularizers.check_position(case, position)
 
 
 @inner_optimizers
 @optimizers
 def test_optimizer_config(case, inner):
-    contract.check_optimizer_config(case, inner)
+    contract.optimizers.check_config(case, inner)
 
 
 @inner_optimizers
 @optimizers
 def test_optimizer_save(case, inner, tmp_path):
-    contract.check_optimizer_save(case, inner, _penalty(), tmp_path)
+    contract.optimizers.check_save(case, inner, _penalty(), tmp_path)
 
 
 @xla
 @inner_optimizers
 @optimizers
 def test_optimizer_trace(case, inner, jit_compile):
-    contract.check_optimizer_trace(case, inner, _penalty(), jit_compile)
+    contract.optimizers.check_trace(case, inner, _penalty(), jit_compile)
 
 
 @inner_optimizers
@@ -140,12 +145,12 @@ def test_optimizer_trace(case, inner, jit_compile):
 @pytest.mark.parametrize(
     "check",
     [
-        contract.check_optimizer_zeros,
-        contract.check_optimizer_accumulation,
-        contract.check_optimizer_half_precision,
-        contract.check_optimizer_reproducible,
+        contract.optimizers.check_zeros,
+        contract.optimizers.check_accumulation,
+        contract.optimizers.check_half_precision,
+        contract.optimizers.check_reproducible,
     ],
-    ids=lambda check: check.__name__.removeprefix("check_optimizer_"),
+    ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_optimizer(case, inner, check):
     check(case, inner, _penalty())
@@ -154,14 +159,14 @@ def test_optimizer(case, inner, check):
 @inner_optimizers
 @optimizers
 def test_optimizer_two_devices(case, inner, two_cpus):
-    contract.check_optimizer_two_devices(case, inner, _penalty(), two_cpus)
+    contract.optimizers.check_two_devices(case, inner, _penalty(), two_cpus)
 
 
 @xla
 @regularizers
 def test_regularizer_under_optimizers(case, jit_compile):
     for optimizer in OPTIMIZERS:
-        contract.check_optimizer_trace(
+        contract.optimizers.check_trace(
             optimizer, INNER_OPTIMIZERS["Adam"], case.make(), jit_compile
         )
 
@@ -169,16 +174,75 @@ def test_regularizer_under_optimizers(case, jit_compile):
 @regularizers
 def test_regularizer_under_saved_optimizers(case, tmp_path):
     for optimizer in OPTIMIZERS:
-        contract.check_optimizer_save(
+        contract.optimizers.check_save(
             optimizer, INNER_OPTIMIZERS["momentum"], case.make(), tmp_path
         )
+
+
+@layers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.layers.check_config_round_trip,
+        contract.layers.check_registered,
+        contract.layers.check_shapes,
+        contract.layers.check_eager_graph_xla,
+        contract.layers.check_noise,
+        contract.layers.check_seed,
+        contract.layers.check_one_example,
+        contract.layers.check_gradients,
+        contract.layers.check_zeros,
+        contract.layers.check_losses_once,
+        contract.layers.check_frozen,
+        contract.layers.check_weights,
+        contract.layers.check_copies,
+        contract.layers.check_plain,
+        contract.layers.check_masks,
+        contract.layers.check_nested,
+        contract.layers.check_time_distributed,
+        contract.layer_models.check_trace,
+        contract.layer_models.check_gradient_accumulation,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_layer(case, check):
+    check(case)
+
+
+@layers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.layer_models.check_save_and_load,
+        contract.layer_models.check_weights_file,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_layer_on_disk(case, check, tmp_path):
+    check(case, tmp_path)
+
+
+@half
+@layers
+@pytest.mark.parametrize(
+    "check",
+    [contract.layers.check_dtype_policy, contract.layer_models.check_half_precision],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_layer_half_precision(case, check, policy):
+    check(case, policy)
+
+
+@layers
+def test_layer_two_devices(case, two_cpus):
+    contract.layer_models.check_two_devices(case, two_cpus)
 
 
 @callbacks
 @pytest.mark.parametrize(
     "check",
-    [contract.check_callback_fit, contract.check_callback_again],
-    ids=lambda check: check.__name__.removeprefix("check_callback_"),
+    [contract.callbacks.check_fit, contract.callbacks.check_again],
+    ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_callback(case, check):
     check(case, _penalty())

@@ -1,5 +1,6 @@
 """Callbacks for regularized training."""
 
 from kerasreg.callbacks.polish import Polish
+from kerasreg.callbacks.warmup import KLWarmup
 
-__all__ = ["Polish"]
+__all__ = ["KLWarmup", "Polish"]

@@ -1,3 +1,24 @@
 """Layers with noise on weights and units."""
 
-__all__: list[str] = []
+from kerasreg.layers.concrete_dropout import ConcreteDropout, SpatialConcreteDropout
+from kerasreg.layers.deterministic import to_deterministic
+from kerasreg.layers.drop_connect_wrapper import DropConnect
+from kerasreg.layers.sparse_variational import (
+    SparseVariationalConv1D,
+    SparseVariationalConv2D,
+    SparseVariationalConv3D,
+    SparseVariationalDense,
+)
+from kerasreg.layers.variational_dropout import VariationalDropout
+
+__all__ = [
+    "ConcreteDropout",
+    "DropConnect",
+    "SparseVariationalConv1D",
+    "SparseVariationalConv2D",
+    "SparseVariationalConv3D",
+    "SparseVariationalDense",
+    "SpatialConcreteDropout",
+    "VariationalDropout",
+    "to_deterministic",
+]

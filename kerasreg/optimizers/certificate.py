@@ -19,6 +19,8 @@ Ndiaye, Fercoq, Gramfort & Salmon 2017, "Gap safe screening rules for sparsity
 enforcing penalties", eq. 13.
 """
 
+import copy
+
 import keras
 from keras import ops
 
@@ -42,10 +44,24 @@ class LinearModel:
         self._features, self._layer = features, layer
         self._loss, self._reduction = loss, reduction
         self._penalties = penalties
+        self._free = None
 
-    def usable(self):
-        """Whether the penalties are strong enough for a finite dual just now."""
-        return self._penalties[0].usable()
+    def at_present(self):
+        """The model with the strengths of the moment.
+
+        Returns:
+            This one, or one whose bias is free where its penalty is 0 just now, or
+            `None` where the kernel's is 0: then there is no finite dual.
+        """
+        kernel, *bias = self._penalties
+        if not kernel.usable():
+            return None
+        if all(penalty.free or penalty.usable() for penalty in bias):
+            return self
+        if self._free is None:
+            self._free = copy.copy(self)
+            self._free._penalties = [kernel, duals.Free()]
+        return self._free
 
     def prepare(self, data):
         """What both objectives need: features, targets, weights and units.

@@ -1,14 +1,17 @@
 """An optimizer that reaches exact zeros."""
 
+import warnings
+from typing import Any
+
 import keras
+import numpy as np
 from keras import ops
 
-from kerasreg.optimizers.clipping import clipping_share
-from kerasreg.optimizers.fusion import fused
+from kerasreg.fusion import fused
+from kerasreg.optimizers.clipping import clip_all, clipping_share
 from kerasreg.optimizers.metric import metric_of
 from kerasreg.regularizers import Penalty, routing
 from kerasreg.regularizers.batch_norm import warn_batch_norm
-from kerasreg.regularizers.blend import Blend
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
@@ -123,6 +126,7 @@ class Proximal(keras.optimizers.Optimizer):
         if not self.built:
             self.build(trainable_variables)
         self._check_claim(claim)
+        self.inner_optimizer._check_variables_are_known(trainable_variables)
         grads = [
             self._data_gradient(gradient, variable)
             for gradient, variable in zip(grads, trainable_variables, strict=True)
@@ -178,12 +182,15 @@ class Proximal(keras.optimizers.Optimizer):
 
     def _clip_gradients(self, grads):
         """Clip as the inner optimizer does, and note what share it left of each."""
-        clipped = self._inner_clip(grads)
-        if self._applying:
-            pairs = zip(grads, clipped, strict=True)
-            shares = [clipping_share(*pair, self.clipvalue) for pair in pairs]
-            self._shares = dict(zip(self._order, shares, strict=True))
-        return clipped
+        if not self._applying or not (
+            self.clipnorm or self.global_clipnorm or self.clipvalue
+        ):
+            return self._inner_clip(grads)
+        grads, clipped, own = clip_all(grads, self._inner_clip)
+        pairs = zip(grads, clipped, strict=True)
+        shares = [clipping_share(*pair, self.clipvalue) for pair in pairs]
+        self._shares = dict(zip(self._order, shares, strict=True))
+        return own
 
     def _trains(self, variable):
         return not self.built or id(variable) in self._known
@@ -255,27 +262,50 @@ class Proximal(keras.optimizers.Optimizer):
         """Set the final values of the weights (their averages, if asked for)."""
         self.inner_optimizer.finalize_variable_values(var_list)
 
+    def set_weights(self, weights):
+        """Set the values of `variables`, as when a legacy `.h5` file is loaded.
+
+        Args:
+            weights: List of arrays.
+        """
+        for variable, value in zip(self.variables, weights, strict=False):
+            variable.assign(value)
+
     def save_own_variables(self, store):
         """Save the strengths, as the inner optimizer saves its learning rate."""
-        for index, penalty in self._penalties():
-            store[f"strength_{index}"] = penalty.strength
+        for index, variable in self._penalized():
+            own: dict[str, Any] = {}
+            variable.regularizer.save_own_variables(own)
+            for name, value in own.items():
+                store[f"{name}_{index}"] = value
+            # A store takes numbers only.
+            store[f"kind_{index}"] = np.frombuffer(_kind(variable).encode(), "uint8")
         for index, reach in enumerate(self._reach):
             store[f"reach_{index}"] = reach.numpy()
 
     def load_own_variables(self, store):
-        """Restore the strengths of the weights that still have a penalty."""
-        for index, penalty in self._penalties():
-            empty = isinstance(penalty, Blend) and not penalty.has_ratio
-            if f"strength_{index}" in store and not empty:
-                penalty.strength = float(store[f"strength_{index}"][()])
+        """Restore the strengths of the weights that have the same kind of penalty."""
+        for index, variable in self._penalized():
+            end, kind = f"_{index}", _kind(variable)
+            names = [name for name in store.keys() if name.endswith(end)]  # noqa: SIM118
+            own = {name.removesuffix(end): store[name] for name in names}
+            saved = bytes(own.pop("kind", b"")).decode() or kind
+            if saved == kind:
+                variable.regularizer.load_own_variables(own)
+            else:
+                warnings.warn(
+                    f"The strength that was saved for {saved} is not restored: "
+                    f"{variable.path} has {kind}.",
+                    stacklevel=2,
+                )
         for index, reach in enumerate(self._reach):
             if f"reach_{index}" in store:
                 reach.assign(store[f"reach_{index}"])
 
-    def _penalties(self):
+    def _penalized(self):
         for index, variable in enumerate(self._trainable_variables):
             if isinstance(getattr(variable, "regularizer", None), Penalty):
-                yield index, variable.regularizer
+                yield index, variable
 
     def get_config(self):
         """The inner optimizer and the name."""
@@ -310,6 +340,15 @@ def _first_step(learning_rate, penalty):
     pull = ops.cast(penalty.pull, "float32")
     positive = ops.greater(pull, 0.0)
     return learning_rate / ops.where(positive, pull, 1.0)
+
+
+def _kind(variable):
+    """The kind of a weight's penalty, in words, to tell it from others."""
+    names, penalty = [], variable.regularizer
+    while isinstance(penalty, Penalty):
+        names.append(type(penalty).__name__)
+        penalty = getattr(penalty, "penalty", None)
+    return f"{' of '.join(names)} on a weight of shape {tuple(variable.shape)}"
 
 
 def proximal_penalty(variable):

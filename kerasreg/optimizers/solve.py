@@ -133,23 +133,20 @@ class Solver:
         self.objective = Objective(model)
         self.linear = linear_model(model)
         self.traces = 0
-        jit_compile = bool(model.jit_compile)
-        self._graphs = {
-            bounded: _graph(functools.partial(self._run, bounded), jit_compile)
-            for bounded in (False, True)
-        }
+        self._jit_compile = bool(model.jit_compile)
+        self._graphs = {}
 
     def __call__(self, data, tol, max_steps):
         """Run the graph and read its report."""
         data = self.objective.to_tensors(data)
-        bounded = self.linear is not None and self.linear.usable()
+        linear = self.linear and self.linear.at_present()
         limits = ops.convert_to_tensor(tol, "float64"), ops.convert_to_tensor(max_steps)
-        report = self._graphs[bounded](data, *limits).numpy()
-        if bounded and not report[-1]:
+        report = self._graph_of(linear)(data, *limits).numpy()
+        if linear and not report[-1]:
             # The loss is not what it seems: a mask, targets that are no
             # distribution. So it is not certified.
-            bounded = False
-            report = self._graphs[bounded](data, *limits).numpy()
+            linear = None
+            report = self._graph_of(linear)(data, *limits).numpy()
         if not np.isfinite(report[0]):
             raise ValueError(_not_finite(data))
         value, gap, steps, _ = report
@@ -158,21 +155,28 @@ class Solver:
         return Solution(
             objective=float(value),
             gap=float(gap),
-            certificate="duality gap" if bounded else "fixed-point residual",
+            certificate="duality gap" if linear else "fixed-point residual",
             steps=int(steps),
             converged=converged,
             reason="tol" if converged else ended,
         )
 
-    def _run(self, bounded, data, tol, max_steps):
+    def _graph_of(self, linear):
+        """The graph for a `LinearModel`, or for any model (`None`)."""
+        if linear not in self._graphs:
+            run = functools.partial(self._run, linear)
+            self._graphs[linear] = _graph(run, self._jit_compile)
+        return self._graphs[linear]
+
+    def _run(self, linear, data, tol, max_steps):
         """All of it inside the graph, the new weights assigned at its end."""
         self.traces += 1
         objective = self.objective.on(data)
         weights = objective.weights()
-        run = self._to_gap if bounded else self._to_residual
+        run = functools.partial(self._to_gap, linear) if linear else self._to_residual
         new, value, gap, steps = run(data, weights, tol, max_steps)
         as_seen = ops.convert_to_tensor(True)
-        if bounded:
+        if linear:
             seen = ops.cast(objective.smooth(new, []), objective.dtype)
             seen = ops.cast(seen + objective.penalty(new), "float64")
             as_seen = ops.isfinite(seen) & (gap > -1e-6)
@@ -189,12 +193,12 @@ class Solver:
         state = fista.run(objective, state, tol, max_steps)
         return state.weights, state.value, state.residual, state.steps
 
-    def _to_gap(self, data, weights, tol, max_steps):
+    def _to_gap(self, linear, data, weights, tol, max_steps):
         """Run in float32, then in float64 until the duality gap is small enough."""
-        prepared = self.linear.prepare(data)
-        fine = self.linear.objective(prepared, "float64")
+        prepared = linear.prepare(data)
+        fine = linear.objective(prepared, "float64")
         if self.objective.dtype == "float32":
-            coarse = self.linear.objective(prepared, "float32")
+            coarse = linear.objective(prepared, "float32")
             state = fista.start(coarse, coarse.enter(weights))
             target = ops.maximum(tol, COARSE)
             state = fista.run(coarse, state, target, max_steps, patient=False)
@@ -269,8 +273,14 @@ def _solver_of(model, data):
 
 def _build(model, data):
     """Have Keras make all variables of the model and its loss, outside a graph."""
-    x, y, sample_weight = tree.map_structure(lambda a: a[:1], data, none_is_leaf=False)
-    model._compute_loss(x, y, model(x, training=False), sample_weight, training=False)
+    inputs = getattr(model, "inputs", None) or [None]
+    rows = getattr(inputs[0], "shape", [None])[0] or 1  # a stateful RNN fixes them
+    x, y, weight = tree.map_structure(lambda a: a[:rows], data, none_is_leaf=False)
+    # Of stateful layers and of dropout in recurrent ones.
+    state = [(v, v.numpy()) for v in model.non_trainable_variables]
+    model._compute_loss(x, y, model(x, training=False), weight, training=False)
+    for variable, value in state:
+        variable.assign(value)
 
 
 def _check_weights(model):

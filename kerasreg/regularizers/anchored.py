@@ -120,6 +120,31 @@ class Anchored(Penalty):
         if self.penalty is not None:
             self.penalty.attach(variable)
 
+    def save_own_variables(self, store):
+        """Save the strength, `μ`, the anchor, and what the inner penalty saves."""
+        super().save_own_variables(store)
+        store["mu"] = self.mu
+        if self._anchor is not None:
+            store["anchor"] = self._anchor.numpy()
+        inner: dict[str, Any] = {}
+        if self.penalty is not None:
+            self.penalty.save_own_variables(inner)
+        for name in inner.keys() - {"strength"}:
+            store[f"inner_{name}"] = inner[name]
+
+    def load_own_variables(self, store):
+        """Restore what `save_own_variables` saved."""
+        store = dict(store)
+        if "mu" in store:
+            self.mu = float(store.pop("mu"))
+        if "anchor" in store:
+            self.anchor(store.pop("anchor"))
+        if self.penalty is None:
+            super().load_own_variables(store)
+        else:
+            inner = {name.removeprefix("inner_"): store[name] for name in store}
+            self.penalty.load_own_variables(inner)
+
     def __call__(self, w):
         """The penalty of `w`; the first call without an anchor takes `w` as one."""
         if self._anchor is None:

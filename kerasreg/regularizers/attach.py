@@ -10,8 +10,8 @@ import keras
 
 from kerasreg.regularizers.base import Penalty, shortest
 from kerasreg.regularizers.batch_norm import some, warn_batch_norm
-from kerasreg.regularizers.divergence import Divergence
 from kerasreg.regularizers.elementwise import L1, L2, ElasticNet
+from kerasreg.regularizers.sites import find_sites, names_weight, weight_paths
 
 
 def as_penalty(regularizer):
@@ -89,7 +89,7 @@ def penalties_of(model):
     _check_built(model)
     return {
         path: variable.regularizer
-        for path, variable in _paths(model)
+        for path, variable in weight_paths(model)
         if isinstance(variable.regularizer, Penalty)
     }
 
@@ -145,7 +145,7 @@ def regularize(model, rules):
     if not isinstance(rules, dict):
         rules = {"*": rules}
     _check_built(model)
-    sites = _sites(model)
+    sites = find_sites(model)
     chosen = {}
     for key, penalty in rules.items():
         penalty = as_penalty(penalty)
@@ -167,45 +167,6 @@ def regularize(model, rules):
     )
     _retrace(model)
     return attached
-
-
-_NOT_KERNELS = ("bias", "beta", "gamma", "alpha")  # alpha: the slopes of PReLU
-
-
-def _normalizations():
-    module = keras.layers
-    return tuple(
-        cls
-        for name, cls in vars(module).items()
-        if inspect.isclass(cls) and name.endswith("Normalization")
-    )
-
-
-class _Site:
-    """One weight of a model, the layer that owns it, and what that lies in."""
-
-    def __init__(self, variable, path, layer, ancestors):
-        self.variable, self.path = variable, path
-        self.layer, self.ancestors = layer, ancestors
-
-    @property
-    def by_default(self):
-        """Whether a rule means this weight without naming it."""
-        return (
-            len(self.variable.shape) > 1
-            and self.variable.name not in _NOT_KERNELS
-            and not isinstance(self.layer, _normalizations())
-        )
-
-    def attach(self, penalty):
-        """Set the penalty on the weight and on the layer that saves it."""
-        self.variable.regularizer = penalty
-        name = self.variable.name
-        for attribute in (name, name.removesuffix("_kernel"), "depthwise"):
-            attribute += "_regularizer"
-            if hasattr(self.layer, attribute):
-                setattr(self.layer, attribute, penalty)
-                return
 
 
 def _check_built(model):
@@ -246,57 +207,13 @@ def _number(value):
     return shortest(keras.ops.convert_to_numpy(value))
 
 
-def _paths(model):
-    """Yield each weight of the model with its path, made unique."""
-    seen: dict[str, int] = {}
-    for variable in model.weights:
-        count = seen[variable.path] = seen.get(variable.path, 0) + 1
-        yield variable.path if count == 1 else f"{variable.path}#{count}", variable
-
-
-def _sites(model):
-    """The weights that a penalty can sit on, in the order of `model.weights`."""
-    owners: dict[int, tuple] = {}
-
-    def walk(layer, ancestors):
-        above = () if layer is model else (*ancestors, layer)
-        fixed = {id(v) for v in getattr(layer, "_non_trainable_variables", [])}
-        children = list(layer._flatten_layers(include_self=False, recursive=False))
-        inner = {id(v) for child in children for v in child.weights}
-        for variable in layer.weights:
-            if id(variable) not in inner | fixed:
-                # A shared layer lies in everything that leads to it.
-                owners.setdefault(id(variable), (layer, []))[1].extend(ancestors)
-        for child in children:
-            walk(child, above)
-
-    walk(model, ())
-    return [
-        _Site(variable, path, *owners[id(variable)])
-        for path, variable in _paths(model)
-        if id(variable) in owners
-        and "float" in str(variable.dtype)
-        and not isinstance(variable.regularizer, Divergence)  # a noise parameter
-    ]
-
-
 def _matches(key, site):
     if isinstance(key, tuple) and len(key) == 2 and isinstance(key[1], str):
         layer, name = key
-        return _names_weight(name, site) and _in_layer(layer, site)
-    if isinstance(key, str) and _names_weight(key, site):
+        return names_weight(name, site) and _in_layer(layer, site)
+    if isinstance(key, str) and names_weight(key, site):
         return True
     return site.by_default and _in_layer(key, site)
-
-
-def _names_weight(pattern, site):
-    """Whether a glob names this weight, by its name or by the end of its path."""
-    last = pattern.rsplit("/", 1)[-1]
-    if not site.by_default and last != site.variable.name:
-        return False
-    if "/" not in pattern:
-        return fnmatch.fnmatchcase(site.variable.name, pattern)
-    return fnmatch.fnmatchcase("/" + site.path, "*/" + pattern)
 
 
 def _in_layer(key, site):

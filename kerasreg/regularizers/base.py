@@ -108,6 +108,23 @@ class Penalty(keras.regularizers.Regularizer):
             variable: `keras.Variable`.
         """
 
+    def save_own_variables(self, store):
+        """Save what can change in training; `Proximal` saves it with its state.
+
+        Args:
+            store: Dict that takes a number or array for each name.
+        """
+        store["strength"] = self.strength
+
+    def load_own_variables(self, store):
+        """Restore what `save_own_variables` saved.
+
+        Args:
+            store: Dict from name to array; what is missing stays as it is.
+        """
+        if "strength" in store:
+            self.strength = float(store["strength"])
+
     def __call__(self, w):
         """The penalty of `w`, a scalar, as Keras adds it to the loss.
 

@@ -65,6 +65,11 @@ class Blend(Penalty):
             for share in self._shares()
         )
 
+    def load_own_variables(self, store):
+        """Restore the strength, if there is a ratio for it to keep."""
+        if self.has_ratio:
+            super().load_own_variables(store)
+
     def get_config(self):
         """The current coefficients; the first ones and the strength if it is 0."""
         values = self._given[1:], (self._current(0), self._current(1))

@@ -3,11 +3,15 @@
 import keras
 from keras import ops
 
-from kerasreg.regularizers.base import Penalty, check_number
+from kerasreg.regularizers.base import Penalty, check_number, shortest
 
 
 class Divergence(Penalty):
     """What a layer with learned noise adds to the loss: strength · KL / num_examples.
+
+    A `KLWarmup` multiplies it by `factor` while its `fit` runs. That is apart from
+    the strength, so that warm-up and strength (set by hand, or tuned) do not
+    overwrite one another, and a model saved in mid-warm-up has its strength.
 
     It sits on the weight that holds the layer's noise (`log_sigma2`, `log_alpha`),
     which is how Keras counts it once, in float32, however often the layer is
@@ -32,6 +36,14 @@ class Divergence(Penalty):
         self._share = keras.Variable(
             0.0, dtype="float32", trainable=False, autocast=False, name="share"
         )
+        self._factor = keras.Variable(
+            1.0,
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name="factor",
+        )
         self._num_examples = None
         self.num_examples = num_examples
 
@@ -46,8 +58,17 @@ class Divergence(Penalty):
             self._share.assign(1.0 / check_number("num_examples", value, above=0.0))
         self._num_examples = value
 
+    @property
+    def factor(self):
+        """The factor of a running `KLWarmup`, a float; 1 otherwise. Never saved."""
+        return shortest(self._factor.numpy())
+
+    @factor.setter
+    def factor(self, value):
+        self._factor.assign(check_number("factor", value))
+
     def value(self, w):
-        """Strength · KL / num_examples."""
+        """Factor · strength · KL / num_examples."""
         if self._num_examples is None:
             raise ValueError(
                 "A layer with a KL divergence needs the number of training examples, "
@@ -55,7 +76,8 @@ class Divergence(Penalty):
                 "`num_examples`. Received: num_examples=None"
             )
         kl = ops.cast(self._function(w), "float32")
-        return self.lam * ops.reshape(self._share, ()) * kl
+        share = ops.reshape(self._factor, ()) * ops.reshape(self._share, ())
+        return self.lam * share * kl
 
     def get_config(self):
         """The numbers; the function belongs to the layer."""

@@ -268,3 +268,19 @@ def test_each_device_reads_one_anchor(two_cpus):
     models.fit(model)
     (penalty,) = penalties_of(model).values()
     np.testing.assert_array_equal(anchor_of(penalty), start)
+
+
+def test_what_it_saves_is_what_it_loads():
+    """Also where one anchored penalty is inside another."""
+
+    def make(mu, strength):
+        inner = Anchored(L1(strength), 2 * mu, np.full(3, mu))
+        return Anchored(inner, mu, np.full(3, -mu))
+
+    penalty, other, store = make(0.3, 0.7), make(0.1, 0.2), {}
+    penalty.save_own_variables(store)
+    assert store.keys() == {"strength", "mu", "anchor", "inner_mu", "inner_anchor"}
+    other.load_own_variables(store)
+    assert other.get_config() == penalty.get_config()
+    other.load_own_variables({})
+    assert other.get_config() == penalty.get_config()

@@ -1,9 +1,9 @@
-"""Run one weight's update as a single pass over its memory.
+"""Run elementwise work on one weight as a single pass over its memory.
 
-An adaptive update followed by a proximal map is some twenty elementwise
-operations, each of which TensorFlow runs on the CPU as a pass of its own over
-the weight. XLA makes one loop of them. (On a GPU Keras compiles the whole train
-step with XLA by default, so there is nothing left to do.)
+An adaptive update followed by a proximal map, or a KL divergence with its gradient,
+is some twenty elementwise operations, each of which TensorFlow runs on the CPU as a
+pass of its own over the weight. XLA makes one loop of them. (On a GPU Keras compiles
+the whole train step with XLA by default, so there is nothing left to do.)
 """
 
 import keras
@@ -13,9 +13,9 @@ def fused(function, gradient, variable):
     """Return `function`, compiled by XLA where that makes it faster.
 
     Args:
-        function: Callable of (gradient, learning rate) that updates `variable`.
-        gradient: The gradient it will be called with.
-        variable: The `tf.Variable` it updates.
+        function: Callable of tensors, which reads or updates `variable`.
+        gradient: A tensor it will be called with (a sparse gradient is left alone).
+        variable: The `tf.Variable` whose size decides.
 
     Returns:
         A callable of the same signature.

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasreg.optimizers import Proximal, fusion
+from kerasreg import fusion
+from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import MCP, ElasticNet, GroupLasso
 
 OPTIMIZERS = {

@@ -1,0 +1,29 @@
+"""What layers with a KL divergence share: its strength, the number of examples."""
+
+from kerasreg.regularizers.divergence import Divergence
+
+
+class Evidence:
+    """Mixin of layers that add `kl_strength · KL / num_examples` to the loss.
+
+    The layer puts `self.divergence` on the variable of its noise in `build`.
+    """
+
+    def _set_divergence(self, function, num_examples, kl_strength):
+        self.divergence = Divergence(function, num_examples, kl_strength)
+
+    @property
+    def num_examples(self):
+        """The number of training examples. Setting it reaches a running `fit`."""
+        return self.divergence.num_examples
+
+    @num_examples.setter
+    def num_examples(self, value):
+        self.divergence.num_examples = value
+
+    def _evidence_config(self):
+        """Arguments of the divergence, with the *current* strength."""
+        return {
+            "num_examples": self.num_examples,
+            "kl_strength": self.divergence.strength,
+        }

@@ -1,0 +1,9 @@
+"""What every public object must pass, by kind. Each check takes one row of the table.
+
+Beside this contract an object has tests of its defining property, in the file that
+mirrors its source.
+"""
+
+from tests.contract import callbacks, layer_models, layers, optimizers, regularizers
+
+__all__ = ["callbacks", "layer_models", "layers", "optimizers", "regularizers"]
