@@ -96,14 +96,26 @@ def bernoulli(shape, keep, seed, dtype="float32"):
     # The rarer outcome, so that the threshold fits into a byte.
     rare = 256.0 * min(keep, 1.0 - keep)
     low = int(rare)
-    threshold = low
-    if rare > low:
-        rows = (*shape[:-1], 1) if len(shape) else ()
-        up = uniform(rows, _words((2,), seed)) < rare - low
-        threshold = ops.cast(up, "uint8") + np.uint8(low)
-    numbers = random_bytes(shape, seed)
+    if rare == low:
+        numbers, threshold = random_bytes(shape, seed), low
+    else:
+        numbers, share = _bytes_and_units(shape, seed)
+        threshold = ops.cast(share < rare - low, "uint8") + np.uint8(low)
     one = numbers < threshold if keep < 0.5 else numbers >= threshold
     return ops.cast(one, dtype)
+
+
+def _bytes_and_units(shape, seed):
+    """Bytes of a shape, and for each row of them a uniform number, of one seed."""
+    # tensorflow: the words are its own.
+    import tensorflow as tf
+
+    rows = (*shape[:-1], 1) if len(shape) else ()
+    count, size = _size(rows), _size(shape)
+    # All at once: a call of the generator costs as much as 100,000 bytes.
+    words = _words((count + (size + 3) // 4,), seed)
+    numbers = ops.reshape(tf.bitcast(words[count:], tf.uint8), (-1,))[:size]
+    return ops.reshape(numbers, shape), ops.reshape(_unit(words[:count]), rows)
 
 
 def normal(shape, seed, dtype="float32"):
@@ -127,7 +139,8 @@ def normal(shape, seed, dtype="float32"):
     share = _unit(words[0]) + 2.0**-24  # in (0, 1)
     angle = ops.cast(tf.bitcast(words[1], tf.int32), "float32") * (np.pi * 2.0**-31)
     radius = ops.sqrt(-2.0 * ops.log(share))
-    both = ops.concatenate([radius * ops.cos(angle), radius * ops.sin(angle)], axis=0)
+    sine, cosine = _sine_and_cosine(angle)
+    both = ops.concatenate([radius * cosine, radius * sine], axis=0)
     return ops.cast(ops.reshape(both[:size], shape), dtype)
 
 
@@ -156,6 +169,17 @@ def _unit(words):
 
     bits = tf.bitcast(tf.bitwise.right_shift(words, np.uint32(9)), tf.int32)
     return ops.cast(bits, "float32") * 2.0**-23
+
+
+def _sine_and_cosine(angle):
+    """Of angles in [-π, π], within 1e-6; XLA on the CPU takes 6 times as long itself."""
+    quarter = 0.25 * angle
+    y = ops.square(quarter)
+    series = 1.0 + y * (-1 / 6 + y * (1 / 120 + y * (-1 / 5040 + y / 362880)))
+    square = ops.square(quarter * series)
+    half_sine = 2.0 * quarter * series * ops.sqrt(1.0 - square)
+    half_cosine = 1.0 - 2.0 * square
+    return 2.0 * half_sine * half_cosine, 1.0 - 2.0 * ops.square(half_sine)
 
 
 def _words(shape, seed):

@@ -172,6 +172,25 @@ LAYERS: list[Case] = [
         (8, 5, 5, 3),
     ),
     _layer(
+        "DropConnectDense",
+        lambda **kw: layers.DropConnectDense(4, 0.3, activation="relu", **kw),
+    ),
+    _layer(
+        "DropConnectConv1D",
+        lambda **kw: layers.DropConnectConv1D(4, 3, padding="causal", **kw),
+        (8, 7, 3),
+    ),
+    _layer(
+        "DropConnectConv2D",
+        lambda **kw: layers.DropConnectConv2D(4, 2, 0.6, activation="relu", **kw),
+        (8, 5, 5, 3),
+    ),
+    _layer(
+        "DropConnectConv3D",
+        lambda **kw: layers.DropConnectConv3D(3, 2, mask="batch", **kw),
+        (8, 3, 4, 3, 2),
+    ),
+    _layer(
         "DropConnect",
         _wrapped(layers.DropConnect, lambda **kw: keras.layers.Dense(4, **kw)),
     ),

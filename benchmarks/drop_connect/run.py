@@ -93,7 +93,7 @@ def main():
     """Train all nets and write the result."""
     quick = harness.arguments().quick
     data = mnist.load()
-    seeds, epochs = (2, 1) if quick else (5, 30)
+    seeds, epochs = (2, 1) if quick else (5, 20)
     result = {"epochs": epochs, "seeds": seeds}
     for hidden in (none, dropout, drop_connect):
         result[hidden.__name__] = measure(hidden, data, seeds, epochs)

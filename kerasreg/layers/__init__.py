@@ -2,6 +2,12 @@
 
 from kerasreg.layers.concrete_dropout import ConcreteDropout, SpatialConcreteDropout
 from kerasreg.layers.deterministic import to_deterministic
+from kerasreg.layers.drop_connect import (
+    DropConnectConv1D,
+    DropConnectConv2D,
+    DropConnectConv3D,
+    DropConnectDense,
+)
 from kerasreg.layers.drop_connect_wrapper import DropConnect
 from kerasreg.layers.sparse_variational import (
     SparseVariationalConv1D,
@@ -14,6 +20,10 @@ from kerasreg.layers.variational_dropout import VariationalDropout
 __all__ = [
     "ConcreteDropout",
     "DropConnect",
+    "DropConnectConv1D",
+    "DropConnectConv2D",
+    "DropConnectConv3D",
+    "DropConnectDense",
     "SparseVariationalConv1D",
     "SparseVariationalConv2D",
     "SparseVariationalConv3D",

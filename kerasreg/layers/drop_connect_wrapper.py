@@ -2,14 +2,17 @@
 
 import functools
 import inspect
+import itertools
+import math
 
 import keras
 from keras import ops
 
 from kerasreg.layers.copies import build_layer, copy_layer
+from kerasreg.layers.masks import batch_mask
 from kerasreg.layers.sampling import noisy
 from kerasreg.layers.substitution import Substitution
-from kerasreg.random import bernoulli, next_seed
+from kerasreg.random import next_seed
 from kerasreg.regularizers.base import check_number
 from kerasreg.regularizers.sites import find_sites, names_weight
 
@@ -36,15 +39,16 @@ class DropConnect(keras.layers.Wrapper):
 
     Kept weights are scaled up in training, as `keras.layers.Dropout` does with
     units. At inference the layer is used as it is, so it predicts the same when it
-    is taken out of the wrapper. (`DropConnectDense` and `DropConnectConv2D` follow
-    the paper instead: they do not scale in training, have a mask for each example,
-    and average over masks at inference.)
+    is taken out of the wrapper. (`DropConnectDense` and the convolutions
+    like it follow the paper instead: they do not scale in training, have a mask for
+    each example, and average over masks at inference.)
 
     The weights are the layer's own: gradients reach them through the mask,
     penalties on them see them whole, and what is saved is not masked.
 
-    The wrapper takes the arguments of the layer's call. To wrap a recurrent layer
-    in both `DropConnect` and `Bidirectional`, either order will do.
+    The wrapper takes the arguments of the layer's call. With `Bidirectional`, either
+    order will do; inside `TimeDistributed` each time step would have masks of its
+    own, so wrap that from outside.
 
     Args:
         layer: A `keras.layers.Layer`, built or not: `Dense`, `LSTM`, `Embedding`,
@@ -122,15 +126,19 @@ class DropConnect(keras.layers.Wrapper):
             kwargs["training"] = training
         if not (noisy(training) and self.rate):
             return self.layer(*args, **kwargs)
-        masked = [(variable, self._masked(variable)) for variable in self._chosen()]
-        with Substitution(masked, self):
+        with Substitution(self._masked(), self):
             return self.layer(*args, **kwargs)
 
-    def _masked(self, variable):
+    def _masked(self):
+        """Pairs of a variable and its masked value."""
         keep = 1.0 - self.rate
-        seed = next_seed(self.seed_generator)
-        mask = bernoulli(variable.shape, keep, seed, dtype="bool")
-        return ops.where(mask, variable.value / keep, 0)
+        variables = self._chosen()
+        shapes = [tuple(variable.shape) for variable in variables]
+        masks = draw_masks(shapes, keep, next_seed(self.seed_generator))
+        return [
+            (variable, ops.where(mask, variable.value / keep, 0))
+            for variable, mask in zip(variables, masks, strict=True)
+        ]
 
     def _chosen(self):
         """The variables that have noise, in the order of the layer's weights."""
@@ -206,6 +214,29 @@ class DropConnect(keras.layers.Wrapper):
                 config["seed"] += 1
         layer = keras.saving.deserialize_keras_object(layer, custom_objects)
         return cls(layer, **config)
+
+
+def draw_masks(shapes, keep, seed):
+    """Boolean masks of these shapes, in one draw: each draw has a fixed cost.
+
+    Args:
+        shapes: List of tuples of integers.
+        keep: Probability of `True`.
+        seed: What `next_seed` returned.
+    """
+    if len(shapes) == 1 and len(shapes[0]) > 1:
+        return [batch_mask(shapes[0], keep, seed)]
+    ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
+    drawn = batch_mask((-(-ends[-1] // _ROW), _ROW), keep, seed)
+    drawn = ops.reshape(drawn, (-1,))
+    return [
+        ops.reshape(drawn[start:end], shape)
+        for start, end, shape in zip([0, *ends], ends, shapes, strict=False)
+    ]
+
+
+# Its threshold is rounded for each row anew, so that a row is not too long.
+_ROW = 256
 
 
 def _with_signature(method, like, *more):

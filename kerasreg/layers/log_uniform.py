@@ -74,17 +74,22 @@ def kernel_divergence(theta, log_sigma2, variable):
 
 
 def _sums_and_slope(theta, log_sigma2):
-    """The divergence summed over the first axis, and its derivative by log α."""
+    """The divergence summed over the first axis, and its derivative by log α.
+
+    Written with two hyperbolic tangents, the cheapest of the functions that could
+    serve: sigmoid(-x) = (1 - tanh(x/2))/2, and log(1 + exp(-|x|)) is minus the log of
+    (1 + |tanh(x/2)|)/2.
+    """
     x = log_alpha(theta, log_sigma2)
-    # Shares the exponential of softplus and sigmoid; neither can overflow.
-    small = ops.exp(-ops.abs(x))
-    share = 1.0 / (1.0 + small)
-    rise = 1.0 / (1.0 + ops.exp(_K2 + _K3 * x))
-    value = _K1 * rise + 0.5 * (ops.maximum(-x, 0.0) + ops.log(1.0 + small))
-    slope = _K1 * _K3 * rise * (rise - 1.0) - 0.5 * share * ops.where(x > 0, small, 1.0)
+    rise = ops.tanh(0.5 * _K2 + (0.5 * _K3) * x)
+    share = ops.tanh(0.5 * x)
+    soft = ops.maximum(-x, 0.0) - ops.log(0.5 + 0.5 * ops.abs(share))
+    value = (0.5 * _K1) * (1.0 - rise) + 0.5 * soft
+    slope = (0.25 * _K1 * _K3) * (ops.square(rise) - 1.0) + 0.25 * (share - 1.0)
     return ops.sum(value, axis=0), slope
 
 
 def _gradients(upstream, theta, slope):
+    """By `theta` and `log_sigma2`, from the derivative by log α."""
     slope = upstream * slope
     return slope * theta * (-2.0 / (ops.square(theta) + _LEAST_SQUARE)), slope

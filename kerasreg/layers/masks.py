@@ -28,8 +28,9 @@ f·(1 − f), and `correlation` = f·(1 − f) / (n²·e·(1 − e)) is what tak
 """
 
 import dataclasses
+import functools
+import statistics
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -112,7 +113,9 @@ class Law:
     def mask_correlation(self):
         """The same of whole masks: the most by which two examples are correlated."""
         e = self.share
-        return self.correlation * (e / (1 + e) if self.keep >= 0.5 else (1 - e) / (2 - e))
+        return self.correlation * (
+            e / (1 + e) if self.keep >= 0.5 else (1 - e) / (2 - e)
+        )
 
     def common(self, examples):
         """The probability of giving all groups the same shift, a scalar tensor.
@@ -217,6 +220,7 @@ def _shared_masks(words, law, common, number):
         yield shifted < threshold if inside else shifted >= threshold
 
 
+@functools.lru_cache(maxsize=64)
 def normal_scores(draws, units):
     """Where to evaluate a function of Normal variables, to average it.
 
@@ -231,10 +235,8 @@ def normal_scores(draws, units):
     Returns:
         A float32 array of shape (draws, units), the same each time.
     """
-    middles = (np.arange(draws) + 0.5) / draws
-    scores = np.sqrt(2.0) * np.asarray(
-        keras.ops.convert_to_numpy(ops.erfinv(2.0 * middles - 1.0)), "float64"
-    )
+    quantile = statistics.NormalDist().inv_cdf
+    scores = np.array([quantile((k + 0.5) / draws) for k in range(draws)])
     scores /= max(np.sqrt(np.mean(scores**2)), 1e-12)
     order = np.argsort(np.random.default_rng(0).random((draws, units)), axis=0)
     return scores[order].astype("float32")

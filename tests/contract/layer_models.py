@@ -1,4 +1,4 @@
-"""What every layer must pass inside a model: training, saving, devices."""
+"""What every layer must pass inside a model: training, saving, devices, wrappers."""
 
 from pathlib import Path
 
@@ -6,17 +6,33 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kerasreg.layers.sampling import sampling
 from tests import models
 from tests.cases import Case
 from tests.contract.layers import (
     assert_same,
+    built,
     config_of,
     divergences,
     inputs_of,
+    numbers,
     without_draws,
 )
 
 BATCHES = 2
+
+
+class SeenMask(keras.layers.Layer):
+    """Returns the mask that reaches it; -1 where none does."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs, mask=None):
+        if mask is None:
+            return -keras.ops.ones(keras.ops.shape(inputs)[:2])
+        return keras.ops.cast(mask, "float32")
 
 
 def model(case: Case, cls=keras.Model, optimizer=None, **arguments):
@@ -70,7 +86,7 @@ def predict(case: Case, made):
 
 def check_save_and_load(case: Case, folder: Path):
     """Two equal runs agree bit for bit; a saved one is loaded and goes on as it was."""
-    made, again = model(case), model(case)
+    made, again = (model(case, run_eagerly=True) for _ in range(2))
     for each in (made, again):
         for kl in divergences(noisy(each)):
             kl.strength = 0.375
@@ -93,8 +109,7 @@ def check_save_and_load(case: Case, folder: Path):
     loaded.run_eagerly = True
     for each in (loaded, made):
         fit(case, each)
-    for a, b in zip(loaded.get_weights(), made.get_weights(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    assert_same(loaded.get_weights(), made.get_weights())
 
 
 def check_weights_file(case: Case, folder: Path):
@@ -120,14 +135,21 @@ def check_weights_file(case: Case, folder: Path):
 
 
 def check_trace(case: Case):
-    """Two epochs are one trace; XLA trains to the same losses and weights."""
+    """Two fits are one trace and the same bits; XLA trains to the same numbers."""
     histories, weights = [], []
     for jit_compile in (False, True):
         made = model(case, models.TracedModel, jit_compile=jit_compile)
         made.optimizer.build(made.trainable_variables)
-        histories.append(fit(case, made, epochs=2).history["loss"])
+        variables = [*made.variables, *made.optimizer.variables]
+        start = numbers(variables)
+        first = fit(case, made, epochs=2).history["loss"]
         weights.append(made.get_weights())
+        for variable, value in zip(variables, start, strict=True):
+            variable.assign(value)
+        assert fit(case, made, epochs=2).history["loss"] == first
+        assert_same(made.get_weights(), weights[-1])
         assert made.traces == 1
+        histories.append(first)
     np.testing.assert_allclose(*histories, rtol=1e-3)
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-2, atol=1e-4)
@@ -182,3 +204,59 @@ def check_two_devices(case: Case, strategy):
     for a, b in zip(mirrored.get_weights(), single.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert np.isfinite(mirrored.fit(x, y, **arguments).history["loss"])
+
+
+def check_masks(case: Case):
+    """Where the plain layer keeps a mask, this one does, also in training."""
+    layer, shape = case.make(), case.shape
+    if len(shape) > 3:
+        assert layer.supports_masking == built(case).to_plain().supports_masking
+        return
+    steps = shape[1:] if len(shape) == 3 else (5, *shape[1:])
+    x = np.random.default_rng(0).normal(size=(4, *steps)).astype("float32")
+    x[:, -2:] = 0.0
+    seen = []
+    layer.build(x.shape)
+    for each in (layer, layer.to_plain()):
+        if not each.supports_masking:
+            seen.append(None)
+            continue
+        inputs = keras.Input((None, steps[-1]))
+        outputs = SeenMask()(each(keras.layers.Masking()(inputs)))
+        model = keras.Model(inputs, outputs)
+        seen.append(model(x, training=True))
+        np.testing.assert_array_equal(seen[-1], model(x))
+    noisy, plain = seen
+    np.testing.assert_array_equal(noisy, plain)
+
+
+def check_nested(case: Case):
+    """In a Sequential inside a functional model it is found, counted and noisy."""
+    layer = without_draws(built(case))
+    x = inputs_of(case)
+    inner = keras.Sequential([keras.Input(case.shape[1:]), layer])
+    inputs = keras.Input(case.shape[1:])
+    model = keras.Model(inputs, inner(inputs))
+    assert_same(model.losses, layer.losses)
+    assert_same([model(x)], [layer(x)])
+    first, second = (model(x, training=True) for _ in range(2))
+    assert not np.array_equal(first, second)
+    with sampling():
+        assert not np.array_equal(model(x, training=False), layer(x, training=False))
+
+
+def check_time_distributed(case: Case):
+    """In TimeDistributed it sees each step, counts its losses once, and is noisy."""
+    layer = without_draws(built(case))
+    x = inputs_of(case)
+    wrapped = keras.layers.TimeDistributed(layer)
+    steps = np.stack([x, -x, x], axis=1)
+    quiet = wrapped(steps)
+    np.testing.assert_allclose(quiet[:, 1], layer(-x), rtol=1e-4, atol=1e-5)
+    assert_same(wrapped.losses, layer.losses)
+    call = tf.function(lambda steps: wrapped(steps, training=True))
+    first, second = call(steps), call(steps)
+    assert first.shape == quiet.shape
+    assert np.all(np.isfinite(first))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, quiet)

@@ -62,19 +62,6 @@ def assert_same(first, second):
         np.testing.assert_array_equal(a, b)
 
 
-class SeenMask(keras.layers.Layer):
-    """Returns the mask that reaches it; -1 where none does."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.supports_masking = True
-
-    def call(self, inputs, mask=None):
-        if mask is None:
-            return -keras.ops.ones(keras.ops.shape(inputs)[:2])
-        return keras.ops.cast(mask, "float32")
-
-
 # Configuration ----------------------------------------------------------------
 
 
@@ -344,62 +331,3 @@ def check_plain(case: Case):
     for w in plain.trainable_weights:
         w.assign(keras.ops.zeros_like(w))
     assert all(np.any(w) for w in layer.get_weights())
-
-
-# Other layers around it -------------------------------------------------------
-
-
-def check_masks(case: Case):
-    """Where the plain layer keeps a mask, this one does, also in training."""
-    layer, shape = case.make(), case.shape
-    if len(shape) > 3:
-        assert layer.supports_masking == built(case).to_plain().supports_masking
-        return
-    steps = shape[1:] if len(shape) == 3 else (5, *shape[1:])
-    x = np.random.default_rng(0).normal(size=(4, *steps)).astype("float32")
-    x[:, -2:] = 0.0
-    seen = []
-    layer.build(x.shape)
-    for each in (layer, layer.to_plain()):
-        if not each.supports_masking:
-            seen.append(None)
-            continue
-        inputs = keras.Input((None, steps[-1]))
-        outputs = SeenMask()(each(keras.layers.Masking()(inputs)))
-        model = keras.Model(inputs, outputs)
-        seen.append(model(x, training=True))
-        np.testing.assert_array_equal(seen[-1], model(x))
-    noisy, plain = seen
-    np.testing.assert_array_equal(noisy, plain)
-
-
-def check_nested(case: Case):
-    """In a Sequential inside a functional model it is found, counted and noisy."""
-    layer = without_draws(built(case))
-    x = inputs_of(case)
-    inner = keras.Sequential([keras.Input(case.shape[1:]), layer])
-    inputs = keras.Input(case.shape[1:])
-    model = keras.Model(inputs, inner(inputs))
-    assert_same(model.losses, layer.losses)
-    assert_same([model(x)], [layer(x)])
-    first, second = (model(x, training=True) for _ in range(2))
-    assert not np.array_equal(first, second)
-    with sampling():
-        assert not np.array_equal(model(x, training=False), layer(x, training=False))
-
-
-def check_time_distributed(case: Case):
-    """In TimeDistributed it sees each step, counts its losses once, and is noisy."""
-    layer = without_draws(built(case))
-    x = inputs_of(case)
-    wrapped = keras.layers.TimeDistributed(layer)
-    steps = np.stack([x, -x, x], axis=1)
-    quiet = wrapped(steps)
-    np.testing.assert_allclose(quiet[:, 1], layer(-x), rtol=1e-4, atol=1e-5)
-    assert_same(wrapped.losses, layer.losses)
-    call = tf.function(lambda steps: wrapped(steps, training=True))
-    first, second = call(steps), call(steps)
-    assert first.shape == quiet.shape
-    assert np.all(np.isfinite(first))
-    assert not np.array_equal(first, second)
-    assert not np.array_equal(first, quiet)

@@ -68,12 +68,13 @@ def masks(monkeypatch):
     """Draws masks that the test can see: a list of them, in order."""
     drawn = []
 
-    def bernoulli(shape, keep, seed, dtype):
+    def draw_masks(shapes, keep, seed):
         rng = np.random.default_rng(len(drawn))
-        drawn.append(rng.random(tuple(shape)) < keep)
-        return ops.convert_to_tensor(drawn[-1], dtype)
+        masks = [rng.random(shape) < keep for shape in shapes]
+        drawn.extend(masks)
+        return [ops.convert_to_tensor(mask) for mask in masks]
 
-    monkeypatch.setattr(drop_connect_wrapper, "bernoulli", bernoulli)
+    monkeypatch.setattr(drop_connect_wrapper, "draw_masks", draw_masks)
     return drawn
 
 
