@@ -1,11 +1,13 @@
 """Ones and zeros of `kerasreg.random.bernoulli`: the right law, however called."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from kerasreg.random import bernoulli, next_seed
+from kerasreg.random import bernoulli, next_seed, normal
 
 SHAPE = (400, 256)
 DRAWS = 10
@@ -77,3 +79,29 @@ def test_shapes_that_are_known_later(keep, seeds):
         np.testing.assert_array_equal(call(tf.zeros(4)), expected)
     assert bernoulli((), keep, seed).shape == ()
     assert bernoulli((0, 4), keep, seed).shape == (0, 4)
+
+
+@pytest.mark.parametrize("way", ["eager", "graph", "xla"])
+def test_normal_numbers(way):
+    seed, shape = tf.constant([1, 2]), (1_000_001,)
+
+    def draw(seed):
+        return normal(shape, seed)
+
+    eager = np.asarray(draw(seed), "float64")
+    if way != "eager":
+        same = tf.function(draw, jit_compile=way == "xla")(seed)
+        np.testing.assert_allclose(same, eager, atol=1e-5)
+        return
+    size = eager.size
+    moments = [np.mean(eager**k) for k in (1, 2, 3, 4)]
+    errors = np.abs(np.subtract(moments, [0, 1, 0, 3]))
+    assert np.all(errors < WORST * np.sqrt(np.array([1, 2, 15, 96]) / size))
+    expected = np.vectorize(math.erfc)(-np.sort(eager)[::1000] / np.sqrt(2)) / 2
+    # Kolmogorov's statistic exceeds 2.8 with probability 3e-7.
+    assert np.max(np.abs(expected - np.arange(0, size, 1000) / size)) < 2.8 / 1000
+    for lag in (1, 2, size // 2, size // 2 + 1):
+        product = np.mean(eager[lag:] * eager[:-lag])
+        squares = np.mean((eager[lag:] ** 2 - 1) * (eager[:-lag] ** 2 - 1))
+        assert abs(product) < WORST / np.sqrt(size - lag)
+        assert abs(squares) < WORST * 2 / np.sqrt(size - lag)

@@ -46,9 +46,7 @@ class Autodiff(SparseVariationalDense):
         square = ops.square(ops.convert_to_tensor(self._kernel))
         log_alpha = log_sigma2 - ops.log(square + 1e-8)
         rise = ops.sigmoid(1.87320 + 1.48695 * log_alpha)
-        return -ops.sum(
-            0.63576 * rise - 0.5 * ops.log1p(ops.exp(-log_alpha)) - 0.63576
-        )
+        return -ops.sum(0.63576 * rise - 0.5 * ops.log1p(ops.exp(-log_alpha)) - 0.63576)
 
 
 def sparse(cls):
@@ -69,7 +67,11 @@ def steps_of(make, jit_compile, steps):
     keras.utils.set_random_seed(0)
     *hidden, classes = UNITS
     model = keras.Sequential(
-        [keras.Input((INPUTS,)), *(make(n, "relu") for n in hidden), make(classes, None)]
+        [
+            keras.Input((INPUTS,)),
+            *(make(n, "relu") for n in hidden),
+            make(classes, None),
+        ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)

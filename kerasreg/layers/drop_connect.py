@@ -24,7 +24,7 @@ class _DropConnect:
         rate=0.5,
         mask="example",
         inference="gaussian",
-        draws=32,
+        draws=16,
         seed=None,
         **kwargs,
     ):
@@ -173,17 +173,18 @@ class DropConnectDense(_DropConnect, DenseMap, keras.layers.Dense):
       In large ones the same weight has, in two examples, a correlation below 0.01
       at rates from 0.05 to 0.95, and below 0.05 beyond;
     - more than two examples, or several weights of two, are not independent
-      jointly: all masks come from 16 random bits a weight and some an example.
+      jointly: all masks come from at most 16 random bits a weight and some an
+      example.
 
     So the masked sums of a batch have the means, variances and covariances of masks
-    that are all independent.
+    that are all independent (16 bits being few, to within a correlation of 1e-4).
 
     With inputs of rank above 2, an example has one mask for all its inner axes.
 
     **Inference.** The average needs no random numbers: predictions are repeatable.
     With `draws` equally likely values of each unit's Normal variable, in an order of
-    its own for activations that mix units, its error falls as 1/`draws` (32: at most
-    0.005 standard deviations for ReLU). `"mean"` puts the mean weights into the
+    its own for activations that mix units, its error falls as 1/`draws` (16: at most
+    0.01 standard deviations for ReLU). `"mean"` puts the mean weights into the
     activation, cheaper and biased. For linear activations both are the same, and
     exact. Under `kerasreg.layers.sampling.sampling()` masks are drawn instead.
 

@@ -1,10 +1,12 @@
 """What layers with a KL divergence share: its strength, the number of examples."""
 
+import keras
+
 from kerasreg.regularizers.divergence import Divergence
 
 
-class Evidence:
-    """Mixin of layers that add `kl_strength · KL / num_examples` to the loss.
+class Evidence(keras.layers.Layer):
+    """Base of layers that add `kl_strength · KL / num_examples` to the loss.
 
     The layer puts `self.divergence` on the variable of its noise in `build`.
     """

@@ -16,7 +16,7 @@ _LARGEST_LOG_ALPHA = 10.0
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
-class VariationalDropout(Evidence, keras.layers.Layer):
+class VariationalDropout(Evidence):
     """Gaussian dropout with a rate that is learned, for the layer or for each unit.
 
     In training the inputs s are multiplied by `1 + sqrt(α)·ε`, with ε standard Normal,

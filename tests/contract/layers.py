@@ -30,17 +30,6 @@ def built(case: Case, **arguments):
     return layer
 
 
-def without_draws(layer):
-    """The same layer, with the mean network at inference where it draws samples."""
-    config = layer.get_config()
-    if config.get("inference", "mean") == "mean":
-        return layer
-    quiet = type(layer).from_config({**config, "inference": "mean"})
-    quiet.build(layer.get_build_config()["input_shape"])
-    quiet.set_weights(layer.get_weights())
-    return quiet
-
-
 def divergences(layer):
     """The KL divergences that a layer carries."""
     found = [w.regularizer for w in layer.trainable_weights]
@@ -170,7 +159,7 @@ def check_eager_graph_xla(case: Case):
 
 def check_noise(case: Case):
     """Noise in training and under `sampling()`, each time another; else none."""
-    layer = without_draws(built(case))
+    layer = built(case)
     x = inputs_of(case)
     quiet = layer(x)
     for arguments in ({}, {"training": False}):
@@ -199,7 +188,7 @@ def check_seed(case: Case):
 
 def check_one_example(case: Case):
     """A batch of one is the first row of a larger batch; its noise is finite."""
-    layer = without_draws(built(case))
+    layer = built(case)
     x = inputs_of(case)
     np.testing.assert_allclose(layer(x[:1]), layer(x)[:1], rtol=1e-5, atol=1e-6)
     first, second = (layer(x[:1], training=True) for _ in range(2))
@@ -266,9 +255,6 @@ def check_losses_once(case: Case):
         0.25 * np.abs(numbers([kernel])[0]).sum() + sum(once),
         rtol=1e-5,
     )
-    assert config_of(type(layer).from_config(config_of(penalized))) == config_of(
-        penalized
-    )
 
 
 def _penalized(layer, penalty):
@@ -278,7 +264,9 @@ def _penalized(layer, penalty):
     if "kernel_regularizer" not in own:
         return None
     own["kernel_regularizer"] = keras.regularizers.serialize(penalty)
-    return type(layer).from_config(config)
+    made = type(layer).from_config(config)
+    assert config_of(made) == config
+    return made
 
 
 def check_frozen(case: Case):
@@ -300,14 +288,13 @@ def check_weights(case: Case):
     second(x)
     second.set_weights(first.get_weights())
     assert_same(first.get_weights(), second.get_weights())
-    first, second = without_draws(first), without_draws(second)
     assert_same([first(x)], [second(x)])
     assert len({w.path for w in first.weights}) == len(first.weights)
 
 
 def check_copies(case: Case):
     """`deepcopy` and `pickle` copy the layer with its weights, as Keras's layers."""
-    layer = without_draws(built(case))
+    layer = built(case)
     x = inputs_of(case)
     for copied in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         assert type(copied) is type(layer)
@@ -319,7 +306,7 @@ def check_copies(case: Case):
 
 def check_plain(case: Case):
     """`to_plain` makes a Keras layer of the same name that predicts the same."""
-    layer = without_draws(built(case))
+    layer = _mean_network(built(case))
     x = inputs_of(case)
     plain = layer.to_plain()
     assert not keras.saving.get_registered_name(type(plain)).startswith("kerasreg>")
@@ -327,7 +314,17 @@ def check_plain(case: Case):
     assert plain.name == layer.name
     np.testing.assert_allclose(plain(x), layer(x), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(plain(x), plain(x, training=False))
-    plain(x)
     for w in plain.trainable_weights:
         w.assign(keras.ops.zeros_like(w))
     assert all(np.any(w) for w in layer.get_weights())
+
+
+def _mean_network(layer):
+    """The same layer; with the mean weights where it averages over noise."""
+    config = layer.get_config()
+    if config.get("inference", "mean") == "mean":
+        return layer
+    mean = type(layer).from_config({**config, "inference": "mean"})
+    mean.build_from_config(layer.get_build_config())
+    mean.set_weights(layer.get_weights())
+    return mean

@@ -94,7 +94,7 @@ def test_pairs_of_entries_are_independent(mask, rate):
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("batch", [3, 8, 20])
+@pytest.mark.parametrize("batch", [3, 20])
 def test_all_entries_are_uncorrelated(rate, batch):
     """Sums over a batch have the variance of independent masks, whatever is summed."""
     drawn = many_masks(ones_layer(2, rate, seed=2), batch=batch) - (1 - rate)
@@ -256,9 +256,10 @@ def test_convolutions_are_those_of_the_masked_kernels(geometry, rate, mask):
     assert abs(share - (1 - rate)) < WORST * 0.5 / np.sqrt(found[0].size)
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.4])
-@pytest.mark.parametrize("mask", ["example", "batch"])
-def test_channels_first(mask, rate):
+@pytest.mark.parametrize(
+    ("rate", "mask"), [(0.5, "example"), (0.25, "example"), (0.4, "batch")]
+)
+def test_channels_first(rate, mask):
     """Under XLA, for TensorFlow has no such convolution on a CPU otherwise."""
     x = normal(4, 3, 6, 6)
     results = []
@@ -321,9 +322,8 @@ def test_the_same_masks_under_xla(rate, mask):
     np.testing.assert_allclose(eager, compiled, atol=1e-5)
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.3])
-def test_fit_under_xla_with_a_smaller_last_batch(rate):
-    model = keras.Sequential([keras.Input((4,)), DropConnectDense(3, rate, seed=1)])
+def test_fit_under_xla_with_a_smaller_last_batch():
+    model = keras.Sequential([keras.Input((4,)), DropConnectDense(3, 0.25)])
     model.compile("sgd", "mse", jit_compile=True)
     history = model.fit(normal(11, 4), normal(11, 3), batch_size=4, verbose=0)
     assert np.all(np.isfinite(history.history["loss"]))
@@ -395,7 +395,11 @@ def test_the_average_of_a_relu_net(rate):
     ("rank", "activation"), [(0, "relu"), (0, "tanh"), (0, "softmax"), (2, "relu")]
 )
 def test_the_average_is_that_of_normal_variables(rank, activation):
-    arguments = {"activation": activation, "bias_initializer": "random_normal"}
+    arguments = {
+        "activation": activation,
+        "bias_initializer": "random_normal",
+        "draws": 64,
+    }
     if rank:
         layer, x = (
             LAYERS[rank](6, 3, 0.4, padding="same", **arguments),
@@ -422,7 +426,7 @@ def test_the_average_is_that_of_normal_variables(rank, activation):
     )
     error = np.abs(layer(x) - expected / draws).mean()
     assert error < 0.02
-    assert error < 0.3 * np.abs(function(mean) - expected / draws).mean()
+    assert error < 0.2 * np.abs(function(mean) - expected / draws).mean()
 
 
 def test_more_draws_are_closer():
@@ -540,18 +544,6 @@ def test_penalties_make_exact_zeros(mask):
     kernel = layer.kernel.numpy().ravel()
     assert np.count_nonzero(kernel[2:] == 0) >= 3
     assert kernel[0] > 1 > -1 > kernel[1]
-
-
-def test_it_learns():
-    keras.utils.set_random_seed(1)
-    x = normal(500, 10)
-    y = (x[:, 0] * x[:, 1] > 0).astype("float32")
-    hidden = [DropConnectDense(100, rate, activation="relu") for rate in (0.2, 0.5)]
-    model = keras.Sequential([keras.Input((10,)), *hidden, keras.layers.Dense(1)])
-    loss = keras.losses.BinaryCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
-    model.fit(x, y, epochs=10, verbose=0)
-    assert model.evaluate(x, y, verbose=0)[1] > 0.9
 
 
 # Arguments --------------------------------------------------------------------

@@ -51,10 +51,10 @@ def test_kingmas_cubic_is_the_same_up_to_one():
         + 0.58629921 * alpha**3
     )
     difference = log_uniform.divergence(np.log(alpha).astype("float32")) - cubic
-    assert np.ptp(difference) < 0.02
-    # and wrong beyond: it falls without end, and then the divergence is negative
+    assert np.ptp(difference) < 0.05  # the cubic's own error is 0.04
+    # Beyond, no such thing can hold: at 9 the cubic would have it below -300.
     beyond = -(0.5 * np.log(9) + 1.16145124 * 9 - 1.50204118 * 81 + 0.58629921 * 729)
-    assert np.abs(log_uniform.divergence(np.log(9.0)) - beyond - difference[0]) > 100
+    assert beyond < -300 < 0 < exact(np.log(9.0))
 
 
 def _kernel(shape=(40, 30)):
@@ -74,7 +74,7 @@ def _total(theta, log_sigma2):
 
 def _reference(theta, log_sigma2):
     """By autodiff, in float64."""
-    theta, log_sigma2 = (tf.constant(x, "float64") for x in (theta, log_sigma2))
+    theta, log_sigma2 = (tf.cast(x, "float64") for x in (theta, log_sigma2))
     with tf.GradientTape() as tape:
         tape.watch([theta, log_sigma2])
         log_alpha = log_sigma2 - tf.math.log(theta**2 + 1e-8)
@@ -110,8 +110,13 @@ def test_the_gradient_is_the_derivative(way, monkeypatch):
         call = tf.function(call, jit_compile=way == "xla")
     results = call(theta, log_sigma2)
     assert compiled.count(True) == (2 if way == "parts by xla" else 0)
-    for ours, expected in zip(results, _reference(theta, log_sigma2), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    theta = np.asarray(theta)
+    # One rounding of the derivative by log α, times that of log α by each.
+    scales = 1.0, np.maximum(2.0 / np.maximum(np.abs(theta), 1e-4), 1.0), 1.0
+    expected = _reference(theta, log_sigma2)
+    for one, other, scale in zip(results, expected, scales, strict=True):
+        error = np.abs(np.asarray(one) - np.asarray(other))
+        assert np.all(error <= 1e-4 * np.abs(other) + 1e-6 * scale)
 
 
 def test_extremes_are_finite_and_pull_back():
