@@ -5,11 +5,10 @@ import statistics
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))
-
-from benchmarks import harness, mnist  # first: it silences TensorFlow's log
-
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import harness  # sets the log level first
 import keras
+import mnist
 import numpy as np
 
 from kerasreg.layers import DropConnectDense

@@ -15,7 +15,7 @@ _OWN = ("rate", "mask", "inference", "draws", "seed")
 _LEAST_VARIANCE = 1e-30
 
 
-class _DropConnect:
+class _DropConnect(keras.layers.Layer):
     """DropConnect on the kernel of a Dense or Conv layer."""
 
     def __init__(

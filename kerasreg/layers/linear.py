@@ -4,6 +4,8 @@ Layers with noise on their weights are Keras's own layers that call this linear 
 more than once, or with another kernel: `class X(Noise, DenseMap, keras.layers.Dense)`.
 """
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -11,6 +13,8 @@ from keras import ops
 class DenseMap:
     """Mixin of layers that multiply by a kernel of shape (inputs, units)."""
 
+    bias: Any
+    activation: Any
     channel_axis = -1
 
     def linear(self, inputs, kernel):
@@ -29,6 +33,15 @@ class ConvMap:
 
     With `groups`, `inputs` is the number of input channels of one group.
     """
+
+    use_bias: bool
+    bias: Any
+    activation: Any
+    data_format: str
+    padding: str
+    strides: Any
+    dilation_rate: Any
+    kernel_size: Any
 
     @property
     def channel_axis(self):
