@@ -2,7 +2,7 @@
 
 `keras.random` cannot name TensorFlow's generator, and the one that XLA takes on the
 CPU by default costs 170 ns a number against 1-2 ns for Philox, which gives the same
-numbers with XLA and without. Other backends use `keras.random`.
+numbers with XLA and without. These functions are for TensorFlow alone.
 """
 
 import keras
@@ -21,8 +21,6 @@ def next_seed(generator):
         for one of them: two draws from one seed are the same numbers.
     """
     seed = generator.next()
-    if keras.backend.backend() != "tensorflow":
-        return seed
     # tensorflow: only a replica context knows which replica it is.
     import tensorflow as tf
 
@@ -43,8 +41,6 @@ def random_bytes(shape, seed):
     Returns:
         A uint8 tensor of `shape`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return keras.random.randint(shape, 0, 256, dtype="uint8", seed=seed)
     # tensorflow: named generator; four bytes of each word.
     import tensorflow as tf
 
@@ -63,8 +59,6 @@ def random_words(shape, seed):
     Returns:
         A uint16 tensor of `shape`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return keras.random.randint(shape, 0, 2**16, dtype="uint16", seed=seed)
     # tensorflow: named generator; two of them in each word.
     import tensorflow as tf
 
@@ -91,8 +85,6 @@ def bernoulli(shape, keep, seed, dtype="float32"):
     Returns:
         A tensor of `shape`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return ops.cast(keras.random.uniform(shape, seed=seed) < keep, dtype)
     # The rarer outcome, so that the threshold fits into a byte.
     rare = 256.0 * min(keep, 1.0 - keep)
     low = int(rare)
@@ -129,8 +121,6 @@ def normal(shape, seed, dtype="float32"):
     Returns:
         A tensor of `shape`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return keras.random.normal(shape, dtype=dtype, seed=seed)
     # tensorflow: two words make two numbers (Box & Muller 1958).
     import tensorflow as tf
 
@@ -154,8 +144,6 @@ def uniform(shape, seed):
     Returns:
         A float32 tensor of `shape`.
     """
-    if keras.backend.backend() != "tensorflow":
-        return keras.random.uniform(shape, dtype="float32", seed=seed)
     return _unit(_words(shape, seed))
 
 

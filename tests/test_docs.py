@@ -1,6 +1,8 @@
 """The manual's Python blocks run: one namespace a page, in the order of the page."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,3 +47,14 @@ def test_readme_begins_with_the_quickstart():
     labels = re.findall(r'print\(f?"([^"{]+):', script)
     assert len(labels) == 3
     assert all(f"{label}: " in readme for label in labels)
+
+
+def test_manual_builds(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

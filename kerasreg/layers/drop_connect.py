@@ -29,7 +29,7 @@ class _DropConnect(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.rate = _check_rate(rate)
+        self.rate = masks.check_rate(rate)
         self.mask = _check_choice("mask", mask, ("example", "batch"))
         self.inference = _check_choice("inference", inference, ("gaussian", "mean"))
         self.draws = _check_draws(draws)
@@ -111,15 +111,6 @@ class _DropConnect(keras.layers.Layer):
 
 def _is_linear(activation):
     return activation is None or activation is keras.activations.linear
-
-
-def _check_rate(rate):
-    if check_number("rate", rate) >= 1:
-        raise ValueError(
-            "Invalid value for argument `rate`. Expected a number in [0, 1). "
-            f"Received: rate={rate!r}"
-        )
-    return float(rate)
 
 
 def _check_choice(name, value, choices):

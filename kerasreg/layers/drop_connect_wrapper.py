@@ -96,7 +96,7 @@ class DropConnect(keras.layers.Wrapper):
         self.__dict__["build"] = _with_signature(self.build, layer.build)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, autocast=False, **kwargs)
-        self.rate = _check_rate(rate)
+        self.rate = check_rate(rate)
         self.weight_patterns = _check_patterns(weights)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -267,15 +267,6 @@ def _check_layer(layer):
             "masks would change at each time step: wrap the layer around it, "
             f"`DropConnect(RNN(cell))`. Received: layer={layer!r}"
         )
-
-
-def _check_rate(rate):
-    if check_number("rate", rate) >= 1:
-        raise ValueError(
-            "Invalid value for argument `rate`. Expected a number in [0, 1). "
-            f"Received: rate={rate!r}"
-        )
-    return float(rate)
 
 
 def _check_patterns(weights):

@@ -36,8 +36,19 @@ from keras import ops
 
 from kerasreg import random
 from kerasreg.layers.linear import along_channels
+from kerasreg.regularizers.base import check_number
 
 _MOST_GROUPS = 10
+
+
+def check_rate(rate):
+    """The argument `rate` of a layer, checked, as a float in [0, 1)."""
+    if check_number("rate", rate) >= 1:
+        raise ValueError(
+            "Invalid value for argument `rate`. Expected a number in [0, 1). "
+            f"Received: rate={rate!r}"
+        )
+    return float(rate)
 
 
 def batch_mask(shape, keep, seed):
