@@ -5,7 +5,6 @@ CPU by default costs 170 ns a number against 1-2 ns for Philox, which gives the 
 numbers with XLA and without. These functions are for TensorFlow alone.
 """
 
-import keras
 import numpy as np
 from keras import ops
 

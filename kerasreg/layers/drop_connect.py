@@ -7,7 +7,6 @@ from kerasreg import random
 from kerasreg.layers import masks
 from kerasreg.layers.linear import PLAIN, ConvMap, DenseMap, along_channels
 from kerasreg.layers.sampling import noisy
-from kerasreg.regularizers.base import check_number
 
 _OWN = ("rate", "mask", "inference", "draws", "seed")
 

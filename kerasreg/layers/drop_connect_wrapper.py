@@ -9,11 +9,10 @@ import keras
 from keras import ops
 
 from kerasreg.layers.copies import build_layer, copy_layer
-from kerasreg.layers.masks import batch_mask
+from kerasreg.layers.masks import batch_mask, check_rate
 from kerasreg.layers.sampling import noisy
 from kerasreg.layers.substitution import Substitution
 from kerasreg.random import next_seed
-from kerasreg.regularizers.base import check_number
 from kerasreg.regularizers.sites import find_sites, names_weight
 
 
