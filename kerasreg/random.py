@@ -27,7 +27,11 @@ def next_seed(generator):
     if context is None or context.num_replicas_in_sync == 1:
         return seed
     replica = ops.cast(context.replica_id_in_sync_group, seed.dtype)
-    return _words((2,), seed + ops.stack([replica * 0, replica]))
+    # Not in the word that counts the draws, whose next one would be another's.
+    return _words((2,), seed + ops.stack([(replica + 1) * _ODD, replica * 0]))
+
+
+_ODD = np.uint32(0x9E3779B9)
 
 
 def random_bytes(shape, seed):
@@ -69,11 +73,10 @@ def random_words(shape, seed):
 def bernoulli(shape, keep, seed, dtype="float32"):
     """Ones with probability `keep`, and zeros.
 
-    They are made from one random byte each. The threshold that a byte is compared
-    with is rounded up or down at random for each row (the last axis), so that the
-    probability of a one is `keep` exactly. Rows are independent; within a row, two
-    entries are correlated by less than 1e-4 for 0.05 <= keep <= 0.95, by at most
-    1/256 beyond, and not at all where 256·keep is an integer.
+    They are made from one random byte each where 256·keep is an integer, else from
+    two, with a threshold that is rounded up or down at random, so that the probability
+    of a one is `keep` exactly. That correlates entries by less than 1e-9/(1 - keep) or
+    1e-9/keep, whichever is more.
 
     Args:
         shape: Tuple; its entries may be scalar tensors.
@@ -84,29 +87,24 @@ def bernoulli(shape, keep, seed, dtype="float32"):
     Returns:
         A tensor of `shape`.
     """
-    # The rarer outcome, so that the threshold fits into a byte.
-    rare = 256.0 * min(keep, 1.0 - keep)
-    low = int(rare)
-    if rare == low:
-        numbers, threshold = random_bytes(shape, seed), low
-    else:
-        numbers, share = _bytes_and_units(shape, seed)
-        threshold = ops.cast(share < rare - low, "uint8") + np.uint8(low)
-    one = numbers < threshold if keep < 0.5 else numbers >= threshold
-    return ops.cast(one, dtype)
-
-
-def _bytes_and_units(shape, seed):
-    """Bytes of a shape, and for each row of them a uniform number, of one seed."""
     # tensorflow: the words are its own.
     import tensorflow as tf
 
-    rows = (*shape[:-1], 1) if len(shape) else ()
-    count, size = _size(rows), _size(shape)
-    # All at once: a call of the generator costs as much as 100,000 bytes.
-    words = _words((count + (size + 3) // 4,), seed)
-    numbers = ops.reshape(tf.bitcast(words[count:], tf.uint8), (-1,))[:size]
-    return ops.reshape(numbers, shape), ops.reshape(_unit(words[:count]), rows)
+    # The rarer outcome, so that the threshold fits into a byte or two.
+    rare = float(min(keep, 1.0 - keep))
+    if (256 * rare).is_integer():
+        numbers, threshold = random_bytes(shape, seed), np.uint8(256 * rare)
+    else:
+        low = int(65536 * rare)
+        # All at once: a call of the generator costs as much as 100,000 bytes.
+        size = _size(shape)
+        words = _words((1 + (size + 1) // 2,), seed)
+        numbers = ops.reshape(tf.bitcast(words[1:], tf.uint16), (-1,))[:size]
+        numbers = ops.reshape(numbers, shape)
+        up = _unit(words[0]) < 65536 * rare - low
+        threshold = ops.cast(up, "uint16") + np.uint16(low)
+    one = numbers < threshold if keep < 0.5 else numbers >= threshold
+    return ops.cast(one, dtype)
 
 
 def normal(shape, seed, dtype="float32"):

@@ -231,6 +231,8 @@ PLAIN = [
     _plain(regularizers, "as_penalty"),
     _plain(regularizers, "regularize"),
     _plain(regularizers, "penalties_of"),
+    _plain(layers, "noisy"),
+    _plain(layers, "sampling"),
     _plain(optimizers, "solve"),
     _plain(optimizers, "Solution", "result"),
     _plain(layers, "to_deterministic"),

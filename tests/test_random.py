@@ -105,3 +105,12 @@ def test_normal_numbers(way):
         squares = np.mean((eager[lag:] ** 2 - 1) * (eager[:-lag] ** 2 - 1))
         assert abs(product) < WORST / np.sqrt(size - lag)
         assert abs(squares) < WORST * 2 / np.sqrt(size - lag)
+
+
+@pytest.mark.parametrize("keep", [0.95, 0.99, 0.999, 0.003])
+def test_counts_are_binomial(keep):
+    drawn = bernoulli((2000, 4096), keep, np.array([5, 6], "uint32"))
+    counts = np.asarray(drawn).sum(-1)
+    ratio = counts.var(ddof=1) / (4096 * keep * (1 - keep))
+    # The ratio of a binomial variance, with an error rate of 1e-6.
+    assert abs(ratio - 1) < 4.9 * np.sqrt(2 / 2000 + 1 / (2000 * 4096 * (1 - keep)))

@@ -37,10 +37,13 @@ class KLWarmup(keras.callbacks.Callback):
     Keras saves no random seeds). The layers' own `kl_strength` is another number,
     which the callback never changes: a layer with `kl_strength=0.5` ends at 0.5, a
     strength that is tuned stays what it was set to, and a model saved in mid-warm-up
-    has its full strength. When `fit` ends, whenever that is, the factor is 1 again,
-    for `evaluate` and for a `fit` without the callback.
+    has its full strength. When `fit` ends, the factor is 1 again, for
+    `evaluate` and for a `fit` without the callback. Only if an exception ends it
+    (Ctrl-C too), Keras does not tell callbacks, and the factor stays as it was: fit
+    with the callback again, or give it `divergence.factor = 1` for each layer's
+    `divergence`. The model has to be built: give it an Input, or call it once.
 
-    It is logged as `kl_strength` at the end of each epoch. As with Keras's
+    It is logged as `kl_factor` at the end of each epoch. As with Keras's
     LearningRateScheduler, callbacks after this one in the list see it, and the
     history: put CSVLogger or TensorBoard behind it. The loss, and `val_loss`, contain
     the KL as multiplied: while the factor rises they may, too, so let EarlyStopping
@@ -75,7 +78,7 @@ class KLWarmup(keras.callbacks.Callback):
     >>> model.compile("adam", "binary_crossentropy")
     >>> warmup = KLWarmup(1, 5)
     >>> history = model.fit(x, x[:, :1] > 0, epochs=7, verbose=0, callbacks=[warmup])
-    >>> history.history["kl_strength"]
+    >>> history.history["kl_factor"]
     [0.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
     >>> warmup.factor(2.5)
     0.375
@@ -117,6 +120,13 @@ class KLWarmup(keras.callbacks.Callback):
                 f"Received: ratio={ratio!r}"
             )
         self.every = _check_choice("every", every, ("epoch", "batch"))
+        short = (self.end - self.start) / self.cycles < 2
+        if schedule == "cyclical" and every == "epoch" and short:
+            raise ValueError(
+                "Invalid value for argument `cycles`. Expected cycles of at least two "
+                'epochs with every="epoch". Received: '
+                f"cycles={cycles!r}, start={start!r}, end={end!r}"
+            )
         self._divergences: list[Divergence] = []
         self._epoch = 0
         self._factor = 1.0
@@ -180,7 +190,7 @@ class KLWarmup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Log the factor."""
         if logs is not None:
-            logs["kl_strength"] = self._factor
+            logs["kl_factor"] = self._factor
 
     def on_train_end(self, logs=None):
         """Leave the layers' own strengths."""

@@ -9,6 +9,7 @@ from kerasreg.layers.drop_connect import (
     DropConnectDense,
 )
 from kerasreg.layers.drop_connect_wrapper import DropConnect
+from kerasreg.layers.noise import noisy, sampling
 from kerasreg.layers.sparse_variational import (
     SparseVariationalConv1D,
     SparseVariationalConv2D,
@@ -30,5 +31,7 @@ __all__ = [
     "SparseVariationalDense",
     "SpatialConcreteDropout",
     "VariationalDropout",
+    "noisy",
+    "sampling",
     "to_deterministic",
 ]

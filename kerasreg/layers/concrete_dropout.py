@@ -7,21 +7,25 @@ import keras
 from keras import ops
 
 from kerasreg import random
-from kerasreg.layers.copies import build_layer, copy_layer
-from kerasreg.layers.sampling import noisy
+from kerasreg.layers.copies import (
+    build_layer,
+    channel_axis,
+    copy_layer,
+    input_features,
+    input_kernels,
+    layers_inside,
+    steps_axis,
+)
+from kerasreg.layers.evidence import Evidence
+from kerasreg.layers.noise import noisy
 from kerasreg.regularizers.base import check_number
-from kerasreg.regularizers.divergence import Divergence
 
 # Logits beyond this count as this: the rate stays in [3e-7, 1 - 3e-7].
 _LARGEST_LOGIT = 15.0
 
-# What multiplies the inputs, by the weights' names in Keras. The recurrent kernels
-# see no dropped inputs, and biases have no noise.
-_INPUT_KERNELS = ("kernel", "depthwise_kernel")
-
 
 @keras.saving.register_keras_serializable(package="kerasreg")
-class ConcreteDropout(keras.layers.Wrapper):
+class ConcreteDropout(Evidence, keras.layers.Wrapper):
     """Dropout on the inputs of a layer, with a probability that is learned.
 
     In training the inputs are multiplied by `(1 − z)/(1 − p)`, with a relaxed mask
@@ -37,10 +41,11 @@ class ConcreteDropout(keras.layers.Wrapper):
 
     where K is the number of input features (of channels, in a convolution). This is
     the divergence up to a constant, so it may be negative. Kernels are what
-    multiplies the inputs; biases and recurrent kernels are left out. The first part
-    is a weight decay, so the kernel needs no other. The scale follows
-    from the data loss, which Keras averages over N = `num_examples` examples. The
-    factors of Σ kernel²/(1 − p) and of p·log p + (1 − p)·log(1 − p) are
+    multiplies the inputs; biases, recurrent kernels and those of all but the first of
+    stacked cells are left out. The first part is a weight decay, so the kernel needs
+    no other. The scale follows from the data loss, which Keras averages over
+    N = `num_examples` examples. The factors of Σ kernel²/(1 − p) and of
+    p·log p + (1 − p)·log(1 − p) are
 
     | data loss | arguments | weights | dropout |
     |---|---|---|---|
@@ -57,7 +62,10 @@ class ConcreteDropout(keras.layers.Wrapper):
 
     Args:
         layer: A layer with one input and a kernel: Dense, EinsumDense, a convolution,
-            a recurrent layer, `Bidirectional` or `TimeDistributed` ones.
+            a recurrent layer, or one of these in `Bidirectional`, `TimeDistributed`
+            or `DropConnect`. `Bidirectional` goes inside:
+            `ConcreteDropout(Bidirectional(LSTM(8)))`; Keras refuses the other order.
+            Inside a layer of your own, every weight named `"kernel"` counts.
         num_examples: Positive number of training examples. May be set later, as
             the attribute, before the first loss.
         loss: `"nll"` or `"mse"`: the kind of data loss, as in the table.
@@ -73,7 +81,7 @@ class ConcreteDropout(keras.layers.Wrapper):
 
     Call arguments:
         inputs: Float tensor, as `layer` takes it.
-        training: Whether to drop. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to drop. `kerasreg.layers.sampling()` also turns it on.
         mask: Passed on to `layer`.
         **kwargs: Passed on to `layer`, such as `initial_state`.
 
@@ -83,7 +91,8 @@ class ConcreteDropout(keras.layers.Wrapper):
     Raises:
         ValueError: If a number is out of range, `loss` is unknown or does not go with
             `noise_precision`; when built, if the layer has no kernel.
-        TypeError: If `layer` is no layer, or a model, or a number is none.
+        TypeError: If `layer` is no layer, or a model, or has several inputs
+            (`MultiHeadAttention`), or a number is none.
 
     Example:
 
@@ -118,12 +127,7 @@ class ConcreteDropout(keras.layers.Wrapper):
         seed=None,
         **kwargs,
     ):
-        if not isinstance(layer, keras.layers.Layer) or isinstance(layer, keras.Model):
-            raise TypeError(
-                "Invalid value for argument `layer`. Expected a keras.layers.Layer "
-                "that is no model (wrap the layers in it, each by itself). "
-                f"Received: layer={layer!r}"
-            )
+        _check_layer(layer)
         kwargs.setdefault("dtype", layer.dtype_policy)
         super().__init__(layer, **kwargs)
         self.supports_masking = layer.supports_masking
@@ -140,7 +144,7 @@ class ConcreteDropout(keras.layers.Wrapper):
         self.temperature = check_number("temperature", temperature, above=0.0)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self.divergence = Divergence(self._kl, num_examples, kl_strength)
+        self._set_divergence(self._kl, num_examples, kl_strength)
 
     def build(self, input_shape):
         """Build the layer inside, and the logit of the rate."""
@@ -154,7 +158,7 @@ class ConcreteDropout(keras.layers.Wrapper):
                 f"layer={self.layer!r}, with the weights "
                 f"{[w.name for w in self.layer.weights]}"
             )
-        self.features = _features(self.layer, input_shape)
+        self.features = input_features(self.layer, input_shape)
         start = math.log(self.initial_rate) - math.log1p(-self.initial_rate)
         self.logit = self.add_weight(
             name="logit",
@@ -168,6 +172,7 @@ class ConcreteDropout(keras.layers.Wrapper):
     def call(self, inputs, training=None, mask=None, **kwargs):
         """The layer's output for the inputs, dropped in training."""
         if noisy(training):
+            inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
             keep = self._keep(ops.shape(inputs))
             inputs = inputs * ops.cast(keep, inputs.dtype)
         if mask is not None and _takes_mask(self.layer):
@@ -193,15 +198,6 @@ class ConcreteDropout(keras.layers.Wrapper):
             return self.initial_rate
         return float(ops.convert_to_numpy(ops.sigmoid(_bounded(self.logit))))
 
-    @property
-    def num_examples(self):
-        """The number of training examples. Setting it reaches a running `fit`."""
-        return self.divergence.num_examples
-
-    @num_examples.setter
-    def num_examples(self, value):
-        self.divergence.num_examples = value
-
     def to_plain(self):
         """A plain copy of the layer inside, under this layer's name: no dropout.
 
@@ -215,11 +211,10 @@ class ConcreteDropout(keras.layers.Wrapper):
         """The constructor's arguments, with the *current* strength."""
         return {
             **super().get_config(),
-            "num_examples": self.num_examples,
+            **self._evidence_config(),
             "loss": self.loss,
             "noise_precision": self.noise_precision,
             "length_scale": self.length_scale,
-            "kl_strength": self.divergence.strength,
             "initial_rate": self.initial_rate,
             "temperature": self.temperature,
             "seed": self.seed,
@@ -235,9 +230,8 @@ class ConcreteDropout(keras.layers.Wrapper):
 
     def _noise_shape(self, shape):
         """The shape of the masks for inputs of `shape`."""
-        if _is_recurrent(self.layer):  # one mask for all time steps
-            return (shape[0], 1, *shape[2:])
-        return tuple(shape)
+        steps = steps_axis(self.layer)  # one mask for all time steps
+        return tuple(1 if axis == steps else n for axis, n in enumerate(shape))
 
     def _keep(self, shape):
         """What multiplies the inputs: a relaxed mask over its mean, in float32."""
@@ -261,7 +255,7 @@ class ConcreteDropout(keras.layers.Wrapper):
         return self._scale * (decay - self.features * entropy)
 
     def _kernels(self):
-        return [w for w in self.layer.weights if w.name in _INPUT_KERNELS]
+        return input_kernels(self.layer)
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
@@ -311,7 +305,7 @@ class SpatialConcreteDropout(ConcreteDropout):
             )
 
     def _noise_shape(self, shape):
-        channels = _channel_axis(self.layer) % len(shape)
+        channels = channel_axis(self.layer) % len(shape)
         return tuple(n if axis in (0, channels) else 1 for axis, n in enumerate(shape))
 
 
@@ -319,7 +313,8 @@ def _scale(loss, noise_precision):
     """How many nats one unit of the data loss is, inverted."""
     if loss not in ("nll", "mse"):
         raise ValueError(
-            'Invalid value for argument `loss`. Expected "nll" or "mse". '
+            'Invalid value for argument `loss`. Expected "nll" (any negative log '
+            'likelihood, cross-entropy too) or "mse". '
             f"Received: loss={loss!r}"
         )
     if (loss == "mse") == (noise_precision is None):
@@ -344,29 +339,24 @@ def _takes_mask(layer):
     return "mask" in inspect.signature(layer.call).parameters
 
 
-def _is_recurrent(layer):
-    if isinstance(layer, keras.layers.Bidirectional):
-        return True
-    return isinstance(layer, keras.layers.RNN)
-
-
-def _channel_axis(layer):
-    """The axis of the features or channels of the layer's inputs."""
-    if isinstance(layer, keras.layers.TimeDistributed):
-        axis, steps = _channel_axis(layer.layer), 1
-    elif _is_recurrent(layer):
-        layer = getattr(layer, "forward_layer", layer)
-        axis, steps = _channel_axis(layer.cell), 1
-    else:
-        first = getattr(layer, "data_format", None) == "channels_first"
-        axis, steps = (1 if first else -1), 0
-    return axis + steps if axis > 0 else axis
-
-
-def _features(layer, input_shape):
-    """How many input features one output sums over: what a mask has entries for."""
-    if isinstance(layer, keras.layers.EinsumDense):
-        inputs, kernel = layer.equation.split("->")[0].split(",")
-        axes = [axis for axis, name in enumerate(kernel.strip()) if name in inputs]
-        return math.prod(layer.kernel.shape[axis] for axis in axes)
-    return input_shape[_channel_axis(layer)]
+def _check_layer(layer):
+    """Raise unless this is a layer with one input, in wrappers or not."""
+    core = layer if isinstance(layer, keras.layers.Layer) else None
+    while layers_inside(core):
+        core = layers_inside(core)[0]
+    if core is None or isinstance(core, keras.Model):
+        raise TypeError(
+            "Invalid value for argument `layer`. Expected a keras.layers.Layer "
+            "that is no model (wrap the layers in it, each by itself). "
+            f"Received: layer={layer!r}"
+        )
+    shapes = [
+        p.name
+        for p in inspect.signature(layer.build).parameters.values()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+    ]
+    if len(shapes) > 1:
+        raise TypeError(
+            "Invalid value for argument `layer`. Expected a layer with one input. "
+            f"Received: layer={layer!r}, which is built from {shapes}"
+        )

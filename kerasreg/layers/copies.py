@@ -1,8 +1,13 @@
-"""Build and copy a layer of any kind, from outside it."""
+"""Look into, build and copy a layer of any kind, from outside it."""
 
+import math
 import tempfile
 
 import keras
+
+# What multiplies the inputs, by the weights' names in Keras. The recurrent kernels
+# see no dropped inputs, and biases have no noise.
+_INPUT_KERNELS = ("kernel", "depthwise_kernel")
 
 
 def build_layer(layer, *shapes, **named_shapes):
@@ -49,14 +54,24 @@ def copy_layer(layer, /, **changes):
             build_layer(copy, config["input_shape"])
         else:
             build_layer(copy, **config["shapes_dict"])
-    parts = zip(layer._flatten_layers(), copy._flatten_layers(), strict=True)
-    for part, part_of_copy in parts:
-        _copy_state(part, part_of_copy)
+    copy_states(layer, copy)
     return copy
 
 
+def copy_states(layer, copy):
+    """Give a built layer all that another one would save, and its `trainable` flags.
+
+    Args:
+        layer: Built `keras.layers.Layer`.
+        copy: Built layer with the same layers inside.
+    """
+    parts = zip(layer._flatten_layers(), copy._flatten_layers(), strict=True)
+    for part, part_of_copy in parts:
+        _copy_state(part, part_of_copy)
+
+
 def _copy_state(layer, copy):
-    """Give a layer all that another one would save: what is inside it apart."""
+    """Copy what a layer saves by itself: the layers inside it apart."""
     store: dict = {}
     layer.save_own_variables(store)
     copy.load_own_variables(store)
@@ -69,3 +84,58 @@ def _copy_state(layer, copy):
 
 def _symbolic(shape):
     return keras.tree.map_shape_structure(keras.KerasTensor, shape)
+
+
+def layers_inside(layer):
+    """The layers inside, to which this one gives its inputs, if it is a wrapper."""
+    if isinstance(layer, keras.layers.Bidirectional):
+        return [layer.forward_layer, layer.backward_layer]
+    if isinstance(layer, keras.layers.RNN):
+        return [layer.cell]
+    if isinstance(layer, keras.layers.StackedRNNCells):
+        return [layer.cells[0]]
+    if isinstance(layer, keras.layers.Wrapper):
+        return [layer.layer]
+    return []
+
+
+def input_kernels(layer):
+    """What multiplies the inputs."""
+    inside = layers_inside(layer)
+    if inside:
+        return [w for part in inside for w in input_kernels(part)]
+    return [w for w in getattr(layer, "weights", []) if w.name in _INPUT_KERNELS]
+
+
+def steps_axis(layer):
+    """The axis of the inputs that a recurrent layer runs along, if there is one."""
+    if isinstance(layer, keras.layers.Bidirectional | keras.layers.RNN):
+        return 1
+    inside = layers_inside(layer)
+    axis = steps_axis(inside[0]) if inside else None
+    if axis and isinstance(layer, keras.layers.TimeDistributed):
+        return axis + 1
+    return axis
+
+
+def channel_axis(layer):
+    """The axis of the features or channels of the layer's inputs."""
+    inside = layers_inside(layer)
+    if not inside:
+        first = getattr(layer, "data_format", None) == "channels_first"
+        return 1 if first else -1
+    axis = channel_axis(inside[0])
+    takes_steps = isinstance(layer, keras.layers.TimeDistributed | keras.layers.RNN)
+    return axis + 1 if takes_steps and axis > 0 else axis
+
+
+def input_features(layer, input_shape):
+    """How many input features one output sums over: what a mask has entries for."""
+    core = layer
+    while layers_inside(core):
+        core = layers_inside(core)[0]
+    if isinstance(core, keras.layers.EinsumDense):
+        inputs, kernel = core.equation.split("->")[0].split(",")
+        axes = [axis for axis, name in enumerate(kernel.strip()) if name in inputs]
+        return math.prod(core.kernel.shape[axis] for axis in axes)
+    return input_shape[channel_axis(layer)]

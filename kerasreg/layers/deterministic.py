@@ -1,12 +1,18 @@
 """Turn a model with noisy layers into an ordinary Keras model."""
 
+import inspect
+
 import keras
 
-from kerasreg.layers.copies import copy_layer
+from kerasreg.layers.copies import copy_layer, copy_states
 
 
 def to_deterministic(model):
-    """Make an ordinary Keras model that predicts what this one does.
+    """Make an ordinary Keras model that predicts what this one does, or nearly so.
+
+    A `DropConnectDense` (or `DropConnectConv1D`, ...) with `inference="gaussian"`,
+    the default, becomes its mean network: an approximation of what it predicts. All
+    others predict the same as before.
 
     Each layer of kerasreg gives way to the plain Keras layer that does the same at
     inference: weights that were learned with noise become their means, and exact
@@ -15,17 +21,20 @@ def to_deterministic(model):
     not installed.
 
     Penalties of kerasreg are for training and are left out. So are the optimizer and
-    the loss: the model is not compiled. A `DropConnectDense` (or `DropConnectConv`)
-    with `inference="gaussian"` becomes its mean network, an approximation of what it
-    predicts.
+    the loss: the model is not compiled. A stateful recurrent layer starts from its
+    initial state: the state in the middle of a sequence is not copied.
+
+    A layer that the model calls more than once stays one layer. Where it is shared
+    with a wrapper instead, as `d` is by `DropConnect(d)` and `d`, each has a copy of
+    its own, of the same weights.
 
     A layer takes part by a method `to_plain()` that returns a built Keras layer; that
     layer may hold such layers itself.
 
     Args:
         model: Built `keras.Sequential` or functional `keras.Model`, or a single
-            layer. Models inside models, shared layers, `TimeDistributed` and
-            `Bidirectional` are followed.
+            layer. Models inside models, layers called more than once, `TimeDistributed`
+            and `Bidirectional` are followed.
 
     Returns:
         A `keras.Sequential`, functional `keras.Model` or layer. The original is not
@@ -127,32 +136,54 @@ def _functional(model, name, made):
         graph,
         input_tensors=keras.tree.map_structure(lambda x: inputs[id(x)], model.input),
         clone_function=lambda layer: _plain(layer, layer.name, made),
+        call_function=_call,
     )
     _set_trainable(plain, model.trainable)
     return plain
 
 
+def _call(layer, *args, **kwargs):
+    """Call a plain layer as the graph has called the layer whose place it takes.
+
+    That one may have had arguments that are of no use to the plain layer, such as
+    the `mask` of a wrapper around `Dense`.
+    """
+    parameters = inspect.signature(layer.call).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        kwargs = {name: x for name, x in kwargs.items() if name in parameters}
+    return layer(*args, **kwargs)
+
+
 def _around(layer, name, made):
     """Copy a Keras layer that wraps layers of kerasreg."""
-    if isinstance(layer, keras.layers.Bidirectional):
-        roles = {"layer": "forward_layer", "backward_layer": "backward_layer"}
-    elif isinstance(layer, keras.layers.TimeDistributed):
-        roles = {"layer": "layer"}
+    config = {**_without_penalties(layer.get_config()), "name": name}
+    if isinstance(layer, keras.layers.TimeDistributed):
+        inner = _plain(layer.layer, layer.layer.name, made)
+        plain = type(layer)(**{**config, "layer": inner})
+        plain.build_from_config(layer.get_build_config())
+    elif isinstance(layer, keras.layers.Bidirectional):
+        plain = _bidirectional(layer, config, made)
     else:
         raise ValueError(_no_way(layer))
-    inner = {}
-    for role, attribute in roles.items():
-        part = getattr(layer, attribute)
-        inner[role] = _plain(part, part.name, made)
-    config = _without_penalties(layer.get_config())
-    serialized = {
-        role: keras.saving.serialize_keras_object(part) for role, part in inner.items()
-    }
-    plain = type(layer).from_config({**config, **serialized, "name": name})
-    plain.build_from_config(layer.get_build_config())
-    for role, attribute in roles.items():
-        getattr(plain, attribute).set_weights(inner[role].get_weights())
     _set_trainable(plain, layer.trainable)
+    return plain
+
+
+def _bidirectional(layer, config, made):
+    """Copy a `Bidirectional`, which makes its layers from their configs."""
+    parts = {
+        key: _plain(part, part.name, made)
+        for key, part in (
+            ("layer", layer.forward_layer),
+            ("backward_layer", layer.backward_layer),
+        )
+    }
+    for key, part in parts.items():
+        config[key] = keras.saving.serialize_keras_object(part)
+    plain = type(layer).from_config(config)
+    plain.build_from_config(layer.get_build_config())
+    copy_states(parts["layer"], plain.forward_layer)
+    copy_states(parts["backward_layer"], plain.backward_layer)
     return plain
 
 

@@ -1,12 +1,14 @@
 """Dense and convolutional layers that drop single weights in training."""
 
+import warnings
+
 import keras
 from keras import ops
 
 from kerasreg import random
 from kerasreg.layers import masks
 from kerasreg.layers.linear import PLAIN, ConvMap, DenseMap, along_channels
-from kerasreg.layers.sampling import noisy
+from kerasreg.layers.noise import noisy
 
 _OWN = ("rate", "mask", "inference", "draws", "seed")
 
@@ -51,6 +53,7 @@ class _DropConnect(keras.layers.Layer):
         return self._average(inputs, kernel, mean)
 
     def _masked(self, inputs, kernel):
+        inputs = ops.cast(inputs, kernel.dtype)  # integers, too
         if self.mask == "example":
             return masks.example_linear(self, inputs, kernel, self._law)
         seed = random.next_seed(self.seed_generator)
@@ -92,6 +95,14 @@ class _DropConnect(keras.layers.Layer):
             A built `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D` with the
             name of this layer, which is not changed.
         """
+        averages = self.inference == "gaussian" and self._keep < 1.0
+        if averages and not _is_linear(self.activation):
+            warnings.warn(
+                f"The plain layer of `{self.name}` is that of its mean weights. It "
+                'predicts what `inference="mean"` does, not the average over masks of '
+                '`inference="gaussian"`.',
+                stacklevel=2,
+            )
         left_out = (*_OWN, "lora_rank", "lora_alpha")
         config = {k: v for k, v in self.get_config().items() if k not in left_out}
         (plain,) = (cls for cls in PLAIN.values() if isinstance(self, cls))
@@ -174,9 +185,11 @@ class DropConnectDense(_DropConnect, DenseMap, keras.layers.Dense):
     **Inference.** The average needs no random numbers: predictions are repeatable.
     With `draws` equally likely values of each unit's Normal variable, in an order of
     its own for activations that mix units, its error falls as 1/`draws` (16: at most
-    0.01 standard deviations for ReLU). `"mean"` puts the mean weights into the
-    activation, cheaper and biased. For linear activations both are the same, and
-    exact. Under `kerasreg.layers.sampling.sampling()` masks are drawn instead.
+    0.01 standard deviations for ReLU); for activations that mix units, such as
+    softmax, as 1/sqrt(`draws`) (16: about 0.025 of probability; take more there).
+    `"mean"` puts the mean weights into the activation, cheaper and biased. For linear
+    activations both are the same, and exact. Under `kerasreg.layers.sampling()` masks
+    are drawn instead.
 
     What EfficientNet calls "drop connect" is something else, stochastic depth. To drop
     weights of any other layer, wrap it in `kerasreg.layers.DropConnect`, which does
@@ -194,7 +207,7 @@ class DropConnectDense(_DropConnect, DenseMap, keras.layers.Dense):
 
     Call arguments:
         inputs: Float tensor of shape `(batch, ..., features)`.
-        training: Whether to drop weights. `kerasreg.layers.sampling` also does.
+        training: Whether to drop weights. `kerasreg.layers.sampling()` also does.
 
     Returns:
         A tensor of shape `(batch, ..., units)`.
@@ -251,7 +264,7 @@ class DropConnectConv1D(_DropConnect, ConvMap, keras.layers.Conv1D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv1D` takes it.
-        training: Whether to drop weights. `kerasreg.layers.sampling` also does.
+        training: Whether to drop weights. `kerasreg.layers.sampling()` also does.
 
     Returns:
         What `keras.layers.Conv1D` returns.
@@ -303,7 +316,7 @@ class DropConnectConv2D(_DropConnect, ConvMap, keras.layers.Conv2D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv2D` takes it.
-        training: Whether to drop weights. `kerasreg.layers.sampling` also does.
+        training: Whether to drop weights. `kerasreg.layers.sampling()` also does.
 
     Returns:
         What `keras.layers.Conv2D` returns.
@@ -355,7 +368,7 @@ class DropConnectConv3D(_DropConnect, ConvMap, keras.layers.Conv3D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv3D` takes it.
-        training: Whether to drop weights. `kerasreg.layers.sampling` also does.
+        training: Whether to drop weights. `kerasreg.layers.sampling()` also does.
 
     Returns:
         What `keras.layers.Conv3D` returns.

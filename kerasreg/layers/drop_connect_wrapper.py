@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasreg.layers.copies import build_layer, copy_layer
 from kerasreg.layers.masks import batch_mask, check_rate
-from kerasreg.layers.sampling import noisy
+from kerasreg.layers.noise import noisy
 from kerasreg.layers.substitution import Substitution
 from kerasreg.random import next_seed
 from kerasreg.regularizers.sites import find_sites, names_weight
@@ -148,7 +148,7 @@ class DropConnect(keras.layers.Wrapper):
         patterns = self.weight_patterns
         if patterns is None:
             chosen = [site for site in sites if site.by_default]
-            unmatched = [] if chosen else ["None, for all kernels"]
+            unmatched = [] if chosen else [None]
         else:
             named = [[s for s in sites if names_weight(p, s)] for p in patterns]
             chosen = [s for s in sites if any(s in some for some in named)]
@@ -223,19 +223,12 @@ def draw_masks(shapes, keep, seed):
         keep: Probability of `True`.
         seed: What `next_seed` returned.
     """
-    if len(shapes) == 1 and len(shapes[0]) > 1:
-        return [batch_mask(shapes[0], keep, seed)]
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-    drawn = batch_mask((-(-ends[-1] // _ROW), _ROW), keep, seed)
-    drawn = ops.reshape(drawn, (-1,))
+    drawn = batch_mask((ends[-1],), keep, seed)
     return [
         ops.reshape(drawn[start:end], shape)
         for start, end, shape in zip([0, *ends], ends, shapes, strict=False)
     ]
-
-
-# Its threshold is rounded for each row anew, so that a row is not too long.
-_ROW = 256
 
 
 def _with_signature(method, like, *more):
@@ -278,5 +271,10 @@ def _check_patterns(weights):
         raise TypeError(
             "Invalid value for argument `weights`. Expected a glob pattern, a list of "
             f"them or None. Received: weights={weights!r}"
+        )
+    if not patterns:
+        raise ValueError(
+            "Invalid value for argument `weights`. Expected at least one pattern, or "
+            f"None for all kernels. Received: weights={weights!r}"
         )
     return list(patterns)

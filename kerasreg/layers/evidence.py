@@ -23,9 +23,18 @@ class Evidence(keras.layers.Layer):
     def num_examples(self, value):
         self.divergence.num_examples = value
 
+    @property
+    def kl_strength(self):
+        """The divergence's strength of the moment. It may be set, during `fit` too."""
+        return self.divergence.strength
+
+    @kl_strength.setter
+    def kl_strength(self, value):
+        self.divergence.strength = value
+
     def _evidence_config(self):
         """Arguments of the divergence, with the *current* strength."""
         return {
             "num_examples": self.num_examples,
-            "kl_strength": self.divergence.strength,
+            "kl_strength": self.kl_strength,
         }

@@ -43,12 +43,17 @@ _MOST_GROUPS = 10
 
 def check_rate(rate):
     """The argument `rate` of a layer, checked, as a float in [0, 1)."""
-    if check_number("rate", rate) >= 1:
-        raise ValueError(
-            "Invalid value for argument `rate`. Expected a number in [0, 1). "
-            f"Received: rate={rate!r}"
-        )
-    return float(rate)
+    message = (
+        "Invalid value for argument `rate`. Expected a number in [0, 1). "
+        f"Received: rate={rate!r}"
+    )
+    try:
+        number = check_number("rate", rate)
+    except (TypeError, ValueError) as error:
+        raise type(error)(message) from None
+    if number >= 1:
+        raise ValueError(message)
+    return number
 
 
 def batch_mask(shape, keep, seed):

@@ -8,8 +8,8 @@ from kerasreg import random
 from kerasreg.layers import log_uniform
 from kerasreg.layers.evidence import Evidence
 from kerasreg.layers.linear import PLAIN, ConvMap, DenseMap
-from kerasreg.layers.sampling import noisy
-from kerasreg.regularizers.base import check_number
+from kerasreg.layers.noise import noisy
+from kerasreg.regularizers.base import check_number, shortest
 
 _OWN = ("num_examples", "kl_strength", "threshold", "initial_log_sigma2", "seed")
 
@@ -31,7 +31,8 @@ class _SparseVariational(Evidence):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.threshold = _finite("threshold", threshold)
+        self._threshold = _Threshold()
+        self.threshold = threshold
         self.initial_log_sigma2 = _finite("initial_log_sigma2", initial_log_sigma2)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -66,6 +67,15 @@ class _SparseVariational(Evidence):
         return self.finish(mean + ops.cast(noise, mean.dtype))
 
     @property
+    def threshold(self):
+        """The `log α` from which weights are pruned, a float. It may be set."""
+        return shortest(self._threshold.variable.numpy())
+
+    @threshold.setter
+    def threshold(self, value):
+        self._threshold.variable.assign(_finite("threshold", value))
+
+    @property
     def log_alpha(self):
         """The log relative variance of each entry of the kernel, a tensor."""
         # As the layer computes with it, so that all agree on what is pruned.
@@ -77,9 +87,10 @@ class _SparseVariational(Evidence):
         return float(np.mean(ops.convert_to_numpy(self.log_alpha) >= self.threshold))
 
     def prune(self, threshold=None):
-        """Set the pruned entries of the kernel to exact zeros, here and for good.
+        """Set the pruned entries of the kernel to exact zeros, in place.
 
-        What the layer predicts does not change, except by another threshold.
+        Training can bring them back. What the layer predicts does not change, except
+        by another threshold.
 
         Args:
             threshold: Finite number, from now on the layer's threshold. By default
@@ -89,7 +100,7 @@ class _SparseVariational(Evidence):
             The plain Keras layer of `to_plain`.
         """
         if threshold is not None:
-            self.threshold = _finite("threshold", threshold)
+            self.threshold = threshold
         self._kernel.assign(self._pruned())
         return self.to_plain()
 
@@ -141,8 +152,17 @@ class _SparseVariational(Evidence):
     def _pruned(self):
         """The kernel with exact zeros."""
         kernel = ops.convert_to_tensor(self.kernel)
-        kept = self.log_alpha < self.threshold
+        kept = self.log_alpha < self._threshold.variable
         return ops.where(kept, kernel, ops.zeros_like(kernel))
+
+
+class _Threshold:
+    """Holds a variable, so that traced functions see it change; it is no weight."""
+
+    def __init__(self):
+        self.variable = keras.Variable(
+            0.0, dtype="float32", trainable=False, autocast=False, name="threshold"
+        )
 
 
 def _finite(name, value):
@@ -197,7 +217,7 @@ class SparseVariationalDense(_SparseVariational, DenseMap, keras.layers.Dense):
 
     Call arguments:
         inputs: Float tensor of shape `(batch, ..., features)`.
-        training: Whether to add noise. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to add noise. `kerasreg.layers.sampling()` also turns it on.
 
     Returns:
         A tensor of shape `(batch, ..., units)`.
@@ -252,7 +272,7 @@ class SparseVariationalConv1D(_SparseVariational, ConvMap, keras.layers.Conv1D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv1D` takes it.
-        training: Whether to add noise. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to add noise. `kerasreg.layers.sampling()` also turns it on.
 
     Returns:
         What `keras.layers.Conv1D` returns.
@@ -298,7 +318,7 @@ class SparseVariationalConv2D(_SparseVariational, ConvMap, keras.layers.Conv2D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv2D` takes it.
-        training: Whether to add noise. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to add noise. `kerasreg.layers.sampling()` also turns it on.
 
     Returns:
         What `keras.layers.Conv2D` returns.
@@ -344,7 +364,7 @@ class SparseVariationalConv3D(_SparseVariational, ConvMap, keras.layers.Conv3D):
 
     Call arguments:
         inputs: Float tensor, as `keras.layers.Conv3D` takes it.
-        training: Whether to add noise. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to add noise. `kerasreg.layers.sampling()` also turns it on.
 
     Returns:
         What `keras.layers.Conv3D` returns.

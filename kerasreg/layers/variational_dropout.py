@@ -7,7 +7,7 @@ from keras import ops
 from kerasreg import random
 from kerasreg.layers import log_uniform
 from kerasreg.layers.evidence import Evidence
-from kerasreg.layers.sampling import noisy
+from kerasreg.layers.noise import noisy
 from kerasreg.regularizers.base import check_number
 
 # The noise of a log α beyond this is that of this: 150 times its unit, which float16
@@ -51,7 +51,7 @@ class VariationalDropout(Evidence):
 
     Call arguments:
         inputs: Float tensor of shape `(batch, ..., units)`.
-        training: Whether to add noise. `kerasreg.layers.sampling` also turns it on.
+        training: Whether to add noise. `kerasreg.layers.sampling()` also turns it on.
 
     Returns:
         A tensor of the shape of the inputs. A mask passes through.
@@ -134,12 +134,15 @@ class VariationalDropout(Evidence):
 
     def call(self, inputs, training=None):
         """The inputs, in training times Gaussian noise."""
+        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
         if not noisy(training):
             return inputs
         seed = random.next_seed(self.seed_generator)
         noise = random.normal(ops.shape(inputs), seed)
         noise = 1.0 + ops.exp(0.5 * _bounded(self.log_alpha)) * noise
-        return ops.cast(ops.cast(inputs, "float32") * noise, inputs.dtype)
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        noise = ops.cast(noise, dtype)
+        return ops.cast(ops.cast(inputs, dtype) * noise, inputs.dtype)
 
     def compute_output_shape(self, input_shape):
         """The shape of the inputs."""
@@ -147,7 +150,10 @@ class VariationalDropout(Evidence):
 
     @property
     def alpha(self):
-        """The current relative variance: a float, or an array for `"unit"`."""
+        """The relative variance: a float, or an array for `"unit"`.
+
+        Beyond 2.2e4 the noise does not grow with it.
+        """
         return _number(ops.exp(self.log_alpha))
 
     @property

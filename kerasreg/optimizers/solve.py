@@ -13,6 +13,7 @@ from kerasreg.optimizers.certificate import linear_model
 from kerasreg.optimizers.objective import Objective
 from kerasreg.optimizers.proximal import proximal_penalty
 from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.divergence import Divergence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,6 +289,13 @@ def _check_weights(model):
         raise ValueError(
             "Invalid value for argument `model`. Expected a model with trainable "
             f"weights. Received: model={model!r}"
+        )
+    variables = model.trainable_variables
+    noise = [v.path for v in variables if isinstance(v.regularizer, Divergence)]
+    if noise:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected layers without learned "
+            f"noise, which is off in what `solve` minimizes. Received: {noise}"
         )
     bound = [v.path for v in model.trainable_variables if v.constraint is not None]
     if bound:

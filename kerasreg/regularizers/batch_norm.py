@@ -31,6 +31,8 @@ def warn_batch_norm(variables, batch_norm=None):
             following = variables[other]
             if following.path.rpartition("/")[0] == parent:
                 continue  # the bias
+            if len(following.shape) == 0:
+                continue  # the noise of a layer between them
             fits = following.shape[-1] in kernel.shape[-2:] and len(kernel.shape) > 1
             handled = isinstance(following.regularizer, Penalty)
             if batch_norm[other] and fits and not handled:

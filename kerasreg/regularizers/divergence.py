@@ -70,14 +70,18 @@ class Divergence(Penalty):
     def value(self, w):
         """Factor · strength · KL / num_examples."""
         if self._num_examples is None:
+            owner = getattr(self._function, "__self__", None)
+            name = f"`{owner.name}`" if owner is not None else "with a KL divergence"
             raise ValueError(
-                "A layer with a KL divergence needs the number of training examples, "
-                "by which the divergence is divided. Expected its argument "
-                "`num_examples`. Received: num_examples=None"
+                f"The layer {name} needs the number of training examples, by which its "
+                "KL divergence is divided. Expected its argument `num_examples`, or "
+                "`layer.num_examples = len(x)` later. Received: num_examples=None"
             )
         kl = ops.cast(self._function(w), "float32")
         share = ops.reshape(self._factor, ()) * ops.reshape(self._share, ())
-        return self.lam * share * kl
+        # Keras adds it to losses of its default dtype.
+        wide = keras.config.floatx() == "float64"
+        return ops.cast(self.lam * share * kl, "float64" if wide else "float32")
 
     def get_config(self):
         """The numbers; the function belongs to the layer."""

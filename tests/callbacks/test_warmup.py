@@ -130,11 +130,19 @@ def test_cyclical():
     np.testing.assert_allclose(found, [*[0, 0.1, 0.2] * 3, 0.3], atol=1e-12)
 
 
+def test_cycles_too_short_for_epochs():
+    with pytest.raises(ValueError, match="Expected cycles of at least two epochs"):
+        KLWarmup(0, 4, schedule="cyclical")
+    assert KLWarmup(0, 4, schedule="cyclical", every="batch").factor(0.25) > 0
+
+
 def test_cycles_start_low_in_spite_of_rounding():
     for cycles in range(1, 30):
         for start in (0, 0.1, 3):
             end = start + 0.7 * cycles
-            warmup = KLWarmup(start, end, schedule="cyclical", cycles=cycles)
+            warmup = KLWarmup(
+                start, end, schedule="cyclical", cycles=cycles, every="batch"
+            )
             for i in range(1, cycles):
                 assert warmup.factor(start + 0.7 * i) < 1e-6
 
@@ -157,7 +165,7 @@ def test_reaches_a_running_fit(jit_compile, steps):
     full = made.evaluate(*data(), verbose=0)
     history = fit(made, [KLWarmup(1, 5, final=2.0)]).history
     factors = [0.0, 0.0, 0.5, 1.0, 1.5, 2.0]
-    assert history["kl_strength"] == factors
+    assert history["kl_factor"] == factors
     np.testing.assert_allclose(history["loss"], np.array(factors) * full, rtol=1e-5)
     assert [p.strength for p in penalties_of(made).values()] == [1.0, 0.5]
 
@@ -186,7 +194,7 @@ def test_every_batch():
     history = fit(model(), [KLWarmup(0.5, 2.5, every="batch"), seen], epochs=3).history
     expected = [KLWarmup(0.5, 2.5).factor(i / STEPS) for i in range(3 * STEPS)]
     assert seen.seen == expected
-    assert history["kl_strength"] == expected[STEPS - 1 :: STEPS]
+    assert history["kl_factor"] == expected[STEPS - 1 :: STEPS]
     assert len(set(expected)) == 2 * STEPS + 1
 
 
@@ -217,7 +225,7 @@ def test_two_devices(two_cpus):
         else:
             made = model(_no_loss, 0.01)
         history = fit(made, [KLWarmup(0, 4, every="batch")]).history
-        histories.append((history["kl_strength"], history["loss"]))
+        histories.append((history["kl_factor"], history["loss"]))
     assert histories[0][0] == histories[1][0]
     np.testing.assert_allclose(histories[0][1], histories[1][1], rtol=1e-4)
 
@@ -230,7 +238,7 @@ def test_logged_for_those_behind_it(tmp_path):
     history = fit(model(), [*before, KLWarmup(0, 4), log], epochs=5).history
     with path.open() as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["kl_strength"]) for row in rows] == [0, 0.25, 0.5, 0.75, 1]
+    assert [float(row["kl_factor"]) for row in rows] == [0, 0.25, 0.5, 0.75, 1]
     assert "loss" in history
 
 
@@ -289,7 +297,7 @@ def test_resumed_by_backup_and_restore(how, uninterrupted, tmp_path):
     if how == "new model":
         made = model()
     history = fit(made, callbacks()).history
-    assert history["kl_strength"] == [0.6875, 0.9375, 1.0]
+    assert history["kl_factor"] == [0.6875, 0.9375, 1.0]
     assert_same(made.get_weights(), uninterrupted)
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasreg.layers.sampling import sampling
+from kerasreg.layers import sampling
 from tests import models
 from tests.cases import Case
 from tests.contract.layers import (

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kerasreg.layers.sampling import sampling
+from kerasreg.layers import sampling
 from kerasreg.regularizers import L1
 from kerasreg.regularizers.divergence import Divergence
 from tests.cases import Case

@@ -6,8 +6,12 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from kerasreg.layers import ConcreteDropout, SpatialConcreteDropout
-from kerasreg.layers.sampling import sampling
+from kerasreg.layers import (
+    ConcreteDropout,
+    DropConnect,
+    SpatialConcreteDropout,
+    sampling,
+)
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1, penalties_of, regularize
 
@@ -89,8 +93,11 @@ def test_each_time_step_of_dense_has_its_own_mask():
     [
         lambda: layers.LSTM(3, return_sequences=True),
         lambda: layers.Bidirectional(layers.GRU(3)),
+        lambda: DropConnect(layers.SimpleRNN(3)),
+        lambda: layers.Bidirectional(DropConnect(layers.LSTM(3))),
+        lambda: DropConnect(layers.Bidirectional(layers.LSTM(3))),
     ],
-    ids=["LSTM", "Bidirectional"],
+    ids=["LSTM", "Bidirectional", "DropConnect", "both", "outside"],
 )
 def test_one_mask_for_all_time_steps_of_a_recurrent_layer(inner):
     seen = []
@@ -104,6 +111,18 @@ def test_one_mask_for_all_time_steps_of_a_recurrent_layer(inner):
     assert len(np.unique(inputs[:, 0])) == 20
 
 
+def test_one_mask_for_each_sequence_of_time_distributed():
+    inner = layers.TimeDistributed(DropConnect(layers.SimpleRNN(3)))
+    layer = ConcreteDropout(inner, initial_rate=0.5, temperature=1.0)
+    layer.build((2, 4, 6, 5))
+    assert layer.features == 5
+    masks = []
+    layer.layer.call = lambda x, **kw: masks.append(np.asarray(x)) or x
+    layer(np.ones((2, 4, 6, 5), "float32"), training=True)
+    np.testing.assert_array_equal(masks[0], masks[0][:, :, :1] + 0 * masks[0])
+    assert len(np.unique(masks[0][:, :, 0])) == 40
+
+
 @pytest.mark.parametrize(
     ("inner", "shape", "positions"),
     [
@@ -111,6 +130,13 @@ def test_one_mask_for_all_time_steps_of_a_recurrent_layer(inner):
         (lambda: layers.Conv2D(3, 1), (2, 5, 4, 3), (1, 2)),
         (
             lambda: layers.Conv2D(3, 1, data_format="channels_first"),
+            (2, 3, 5, 4),
+            (2, 3),
+        ),
+        (
+            lambda: DropConnect(
+                layers.Conv2D(3, 1, data_format="channels_first"), rate=0.0
+            ),
             (2, 3, 5, 4),
             (2, 3),
         ),
@@ -203,8 +229,22 @@ CONSTRUCTIONS = {
         ["kernel"],
     ),
     "LSTM": (lambda: layers.LSTM(3), (None, 5, 4), 4, ["kernel"]),
+    "EinsumDense in wrappers": (
+        lambda: layers.TimeDistributed(
+            DropConnect(layers.EinsumDense("bhc,hcd->bd", (3,)))
+        ),
+        (None, 5, 2, 4),
+        8,
+        ["kernel"],
+    ),
     "Bidirectional": (
         lambda: layers.Bidirectional(layers.GRU(3)),
+        (None, 5, 4),
+        4,
+        ["kernel", "kernel"],
+    ),
+    "DropConnect inside": (
+        lambda: layers.Bidirectional(DropConnect(layers.LSTM(3))),
         (None, 5, 4),
         4,
         ["kernel", "kernel"],
@@ -237,6 +277,20 @@ def test_terms_of_each_kind_of_layer(name):
     expected = 0.5 / N * kl(0.2, kernels, features, 1.3)
     (found,) = layer.losses
     assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, DropConnect, layers.Bidirectional])
+def test_stacked_cells_count_once(wrap):
+    """Only the kernel of the first cell meets the dropped inputs."""
+    cells = [layers.LSTMCell(3), layers.GRUCell(2)]
+    layer = ConcreteDropout(wrap(layers.RNN(cells)), num_examples=N)
+    layer.build((None, 5, 4))
+    kernels = [
+        w for w in layer.layer.weights if w.name == "kernel" and w.shape == (4, 12)
+    ]
+    assert len(kernels) == (2 if wrap is layers.Bidirectional else 1)
+    (found,) = layer.losses
+    assert float(found) == pytest.approx(kl(0.1, kernels, 4) / N, rel=1e-5)
 
 
 def _gaussian(precision):
@@ -601,7 +655,8 @@ def test_numbers_of_a_layer_that_is_not_built():
         (
             {"loss": "mae"},
             ValueError,
-            'Expected "nll" or "mse". Received: loss=\'mae\'',
+            'Expected "nll" (any negative log likelihood, cross-entropy too) or "mse". '
+            "Received: loss='mae'",
         ),
         ({"loss": "mse"}, ValueError, 'Expected a positive number with loss="mse"'),
         (
@@ -622,8 +677,23 @@ def test_bad_arguments(cls, arguments, error, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize("wrap", [lambda x: x, DropConnect])
+def test_layers_of_several_inputs_are_refused(wrap):
+    with pytest.raises(TypeError) as caught:
+        ConcreteDropout(wrap(layers.MultiHeadAttention(2, 3)))
+    message = str(caught.value)
+    assert "Expected a layer with one input. Received: layer=<" in message
+    assert "which is built from ['query_shape', 'value_shape']" in message
+
+
 @pytest.mark.parametrize(
-    "inner", [None, "dense", keras.Sequential([keras.layers.Dense(2)])]
+    "inner",
+    [
+        None,
+        "dense",
+        keras.Sequential([keras.layers.Dense(2)]),
+        DropConnect(keras.Sequential([keras.layers.Dense(2)])),
+    ],
 )
 def test_only_layers_are_wrapped(inner):
     with pytest.raises(TypeError, match=r"Invalid value for argument `layer`\."):

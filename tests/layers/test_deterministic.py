@@ -315,6 +315,87 @@ def test_a_model_with_a_class_of_its_own():
     equal([plain(X)], [model(X)])
 
 
+def functional(layer, *shape, masked=False):
+    inputs = keras.Input(shape)
+    x = L.Masking()(inputs) if masked else inputs
+    return keras.Model(inputs, layer(x))
+
+
+CONCRETE = {
+    "Dense": (lambda: ConcreteDropout(L.Dense(2)), X),
+    "Conv2D": (lambda: ConcreteDropout(L.Conv2D(2, 3)), IMAGES),
+    "spatial": (lambda: layers.SpatialConcreteDropout(L.Conv2D(2, 3)), IMAGES),
+    "EinsumDense": (lambda: ConcreteDropout(L.EinsumDense("ab,bc->ac", (2,))), X),
+    "LSTM": (lambda: ConcreteDropout(L.LSTM(2)), STEPS),
+    "Bidirectional": (
+        lambda: ConcreteDropout(L.Bidirectional(DropConnect(L.GRU(2)))),
+        STEPS,
+    ),
+    "TimeDistributed": (lambda: ConcreteDropout(L.TimeDistributed(L.Dense(2))), STEPS),
+    "inside": (lambda: L.TimeDistributed(ConcreteDropout(L.Dense(2))), STEPS),
+    "DropConnect": (lambda: ConcreteDropout(DropConnect(L.Dense(2))), X),
+}
+
+
+@pytest.mark.parametrize(("make", "x"), CONCRETE.values(), ids=CONCRETE)
+def test_concrete_dropout_in_functional_models(make, x):
+    model = shake(functional(make(), *x.shape[1:]))
+    plain = to_deterministic(model)
+    assert_plain(plain)
+    equal([plain(x)], [model(x)])
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")  # Conv1D
+@pytest.mark.parametrize("inner", [lambda: L.Dense(2), lambda: L.Conv1D(2, 1)])
+def test_concrete_dropout_hands_masks_on(inner):
+    """The plain layer in its place does so, with no argument for the mask."""
+    inputs = keras.Input((None, 5))
+    masked = L.Masking()(inputs)
+    given = keras.Input((None,), dtype="bool")
+    hidden = ConcreteDropout(inner())(masked)
+    named = ConcreteDropout(L.Dense(2))(masked, mask=given, training=False)
+    last = ConcreteDropout(L.LSTM(3))(named, mask=given)
+    model = keras.Model([inputs, given], [DropConnect(L.GRU(3))(hidden), last])
+    padded = STEPS.copy()
+    padded[:, 2:] = 0.0
+    mask = np.arange(4) < np.array([[1], [2], [4]])
+    plain = to_deterministic(shake(model))
+    assert_plain(plain)
+    equal(plain([padded, mask]), model([padded, mask]))
+    twice = functional(ConcreteDropout(inner()), None, 5, masked=True)
+    again = to_deterministic(to_deterministic(shake(twice)))
+    equal([again(padded)], [twice(padded)])
+
+
+def test_states_inside_time_distributed():
+    adapted = L.Normalization()
+    adapted.adapt(3.0 * X + 1.0)
+    block = keras.Sequential(
+        [
+            keras.Input((5,)),
+            adapted,
+            L.Lambda(lambda x: 2.0 * x),
+            DropConnect(L.Dense(2)),
+        ]
+    )
+    model = functional(L.TimeDistributed(block), 4, 5)
+    plain = to_deterministic(model)
+    assert_plain(plain)
+    equal([plain(STEPS)], [model(STEPS)])
+    block.layers[-1].layer.kernel.assign(np.zeros((5, 2)))
+    assert np.ptp(plain(STEPS)) > 0  # its own weights
+
+
+def test_layers_shared_with_wrappers_are_copied():
+    inputs = keras.Input((5,))
+    dense = L.Dense(5)
+    x = dense(DropConnect(dense, name="a")(DropConnect(dense, name="b")(inputs)))
+    model = keras.Model(inputs, x)
+    plain = to_deterministic(shake(model))
+    assert len(plain.weights) == 3 * len(model.weights)
+    equal([plain(X)], [model(X)])
+
+
 def test_padding_and_causality_survive():
     inputs = keras.Input((None, 5))
     x = L.Masking()(inputs)

@@ -11,8 +11,8 @@ from kerasreg.layers import (
     SparseVariationalConv2D,
     SparseVariationalConv3D,
     SparseVariationalDense,
+    sampling,
 )
-from kerasreg.layers.sampling import sampling
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1
 from tests import models

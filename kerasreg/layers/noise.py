@@ -1,0 +1,63 @@
+"""When a layer's noise is on: in training, and where samples are asked for."""
+
+import contextlib
+
+_depth = 0  # of `sampling()`, in all threads: replicas run in threads of their own
+
+
+@contextlib.contextmanager
+def sampling():
+    """Turn on the noise of every layer called (or traced) inside, in inference too.
+
+    Nothing else is put in training mode: BatchNormalization keeps its averages, and
+    Keras's own Dropout stays off.
+
+    What is traced keeps the noise that it was traced with. Call the model itself
+    inside, or a `tf.function` of your own that is called nowhere else. Do not call
+    `model.predict` or `evaluate`: traced inside they are noisy ever after (until the
+    model is compiled again), traced before they have no noise.
+
+    It holds for all threads of the process, as replicas run in threads of their own.
+
+    Returns:
+        A context manager.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.layers import DropConnectDense, sampling
+    >>> layer = DropConnectDense(1, rate=0.5, seed=0)
+    >>> x = keras.ops.ones((1, 50))
+    >>> bool(layer(x)[0, 0] == layer(x)[0, 0])
+    True
+    >>> with sampling():
+    ...     len({float(layer(x)[0, 0]) for _ in range(20)})
+    20
+    """
+    global _depth
+    _depth += 1
+    try:
+        yield
+    finally:
+        _depth -= 1
+
+
+def noisy(training):
+    """Whether a layer draws its noise: in training, and inside `sampling()`.
+
+    Args:
+        training: The layer's `training` argument, a Python bool or `None`.
+
+    Returns:
+        A Python bool.
+
+    Example:
+
+    >>> from kerasreg.layers import noisy, sampling
+    >>> noisy(training=False)
+    False
+    >>> with sampling():
+    ...     noisy(training=False)
+    True
+    """
+    return bool(training) or _depth > 0
