@@ -26,7 +26,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         """Update one variable."""
-        slow = 0.3 if variable.name == "log_sigma2" else 1.0
+        slow = 0.3 if "log_sigma2" in variable.name else 1.0
         super().update_step(gradient, variable, slow * learning_rate)
 
 
