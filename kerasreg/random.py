@@ -44,12 +44,8 @@ def random_bytes(shape, seed):
     Returns:
         A uint8 tensor of `shape`.
     """
-    # tensorflow: named generator; four bytes of each word.
-    import tensorflow as tf
-
-    size = _size(shape)
-    words = _words(((size + 3) // 4,), seed)
-    return ops.reshape(ops.reshape(tf.bitcast(words, tf.uint8), (-1,))[:size], shape)
+    words = _words(((_size(shape) + 3) // 4,), seed)
+    return _cut(words, "uint8", shape)
 
 
 def random_words(shape, seed):
@@ -62,12 +58,17 @@ def random_words(shape, seed):
     Returns:
         A uint16 tensor of `shape`.
     """
-    # tensorflow: named generator; two of them in each word.
+    words = _words(((_size(shape) + 1) // 2,), seed)
+    return _cut(words, "uint16", shape)
+
+
+def _cut(words, dtype, shape):
+    """Cut words into smaller numbers, as many as `shape` has."""
+    # tensorflow: the words are its own.
     import tensorflow as tf
 
-    size = _size(shape)
-    words = _words(((size + 1) // 2,), seed)
-    return ops.reshape(ops.reshape(tf.bitcast(words, tf.uint16), (-1,))[:size], shape)
+    numbers = ops.reshape(tf.bitcast(words, dtype), (-1,))
+    return ops.reshape(numbers[: _size(shape)], shape)
 
 
 def bernoulli(shape, keep, seed, dtype="float32"):
@@ -87,9 +88,6 @@ def bernoulli(shape, keep, seed, dtype="float32"):
     Returns:
         A tensor of `shape`.
     """
-    # tensorflow: the words are its own.
-    import tensorflow as tf
-
     # The rarer outcome, so that the threshold fits into a byte or two.
     rare = float(min(keep, 1.0 - keep))
     if (256 * rare).is_integer():
@@ -97,10 +95,8 @@ def bernoulli(shape, keep, seed, dtype="float32"):
     else:
         low = int(65536 * rare)
         # All at once: a call of the generator costs as much as 100,000 bytes.
-        size = _size(shape)
-        words = _words((1 + (size + 1) // 2,), seed)
-        numbers = ops.reshape(tf.bitcast(words[1:], tf.uint16), (-1,))[:size]
-        numbers = ops.reshape(numbers, shape)
+        words = _words((1 + (_size(shape) + 1) // 2,), seed)
+        numbers = _cut(words[1:], "uint16", shape)
         up = _unit(words[0]) < 65536 * rare - low
         threshold = ops.cast(up, "uint16") + np.uint16(low)
     one = numbers < threshold if keep < 0.5 else numbers >= threshold
@@ -168,7 +164,8 @@ def _sine_and_cosine(angle):
 
 
 def _words(shape, seed):
-    # tensorflow: `random_bytes` and `next_seed` call this on TensorFlow alone.
+    """Independent uniform 32-bit words."""
+    # tensorflow: named generator.
     import tensorflow as tf
 
     return tf.random.stateless_uniform(

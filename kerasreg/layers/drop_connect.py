@@ -7,7 +7,7 @@ from keras import ops
 
 from kerasreg import random
 from kerasreg.layers import masks
-from kerasreg.layers.linear import PLAIN, ConvMap, DenseMap, along_channels
+from kerasreg.layers.linear import ConvMap, DenseMap, along_channels, plain_layer
 from kerasreg.layers.noise import noisy
 
 _OWN = ("rate", "mask", "inference", "draws", "seed")
@@ -103,15 +103,7 @@ class _DropConnect(keras.layers.Layer):
                 '`inference="gaussian"`.',
                 stacklevel=2,
             )
-        left_out = (*_OWN, "lora_rank", "lora_alpha")
-        config = {k: v for k, v in self.get_config().items() if k not in left_out}
-        (plain,) = (cls for cls in PLAIN.values() if isinstance(self, cls))
-        plain = plain.from_config(config)
-        plain.build_from_config(self.get_build_config())
-        kernel = ops.convert_to_numpy(self.kernel * self._keep)
-        bias = [] if self.bias is None else [ops.convert_to_numpy(self.bias)]
-        plain.set_weights([kernel, *bias])
-        return plain
+        return plain_layer(self, self.kernel * self._keep, _OWN)
 
     def get_config(self):
         """The constructor's arguments."""

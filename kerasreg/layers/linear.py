@@ -95,10 +95,31 @@ def along_channels(layer, vectors, tensor):
     return ops.reshape(vectors, shape)
 
 
-# The plain Keras layer of each noisy one: what `to_deterministic` makes of it.
-PLAIN = {
-    "Dense": keras.layers.Dense,
-    "Conv1D": keras.layers.Conv1D,
-    "Conv2D": keras.layers.Conv2D,
-    "Conv3D": keras.layers.Conv3D,
-}
+def plain_layer(layer, kernel, own):
+    """The plain Keras layer of a noisy one.
+
+    Args:
+        layer: Built layer with one of the mixins above.
+        kernel: Tensor, the kernel of the plain layer.
+        own: Names of the arguments that the plain layer does not take.
+
+    Returns:
+        A built `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D` with the name and
+        the bias of `layer`.
+    """
+    left_out = (*own, "lora_rank", "lora_alpha")
+    config = {k: v for k, v in layer.get_config().items() if k not in left_out}
+    (plain,) = (cls for cls in _PLAIN if isinstance(layer, cls))
+    plain = plain.from_config(config)
+    plain.build_from_config(layer.get_build_config())
+    bias = [] if layer.bias is None else [ops.convert_to_numpy(layer.bias)]
+    plain.set_weights([ops.convert_to_numpy(kernel), *bias])
+    return plain
+
+
+_PLAIN = (
+    keras.layers.Dense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+)

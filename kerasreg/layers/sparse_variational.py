@@ -7,7 +7,7 @@ from keras import ops
 from kerasreg import random
 from kerasreg.layers import log_uniform
 from kerasreg.layers.evidence import Evidence
-from kerasreg.layers.linear import PLAIN, ConvMap, DenseMap
+from kerasreg.layers.linear import ConvMap, DenseMap, plain_layer
 from kerasreg.layers.noise import noisy
 from kerasreg.regularizers.base import check_number, shortest
 
@@ -111,14 +111,7 @@ class _SparseVariational(Evidence):
             A built `keras.layers.Dense`, `Conv1D`, `Conv2D` or `Conv3D` with the
             name of this layer, which is not changed.
         """
-        config = {k: v for k, v in self.get_config().items() if k not in _OWN}
-        (plain,) = (cls for cls in PLAIN.values() if isinstance(self, cls))
-        plain = plain.from_config(config)
-        plain.build_from_config(self.get_build_config())
-        kernel = ops.convert_to_numpy(self._pruned())
-        bias = [] if self.bias is None else [ops.convert_to_numpy(self.bias)]
-        plain.set_weights([kernel, *bias])
-        return plain
+        return plain_layer(self, self._pruned(), _OWN)
 
     def enable_lora(self, *args, **kwargs):
         """Not for this layer: its noise is that of each entry of the kernel."""
