@@ -43,6 +43,29 @@ def interleave(cases, rounds):
     return seconds
 
 
+def training_steps(model, x, y, steps):
+    """A function that runs some training steps of a compiled model on one batch."""
+    import tensorflow as tf  # after this module has set its log level
+
+    iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
+    model.make_train_function()
+
+    def run():
+        for _ in range(steps):
+            logs = model.train_function(iterator)
+        float(logs["loss"])  # wait for it
+
+    return run
+
+
+def step_seconds(made, steps, rounds):
+    """Time functions that run several steps, in turns; the seconds are of one step."""
+    for run in made.values():
+        run()
+    seconds = interleave(made, rounds)
+    return {name: [s / steps for s in values] for name, values in seconds.items()}
+
+
 def summary(seconds, base):
     """Median milliseconds of each case, and its median ratio to `base` in a round."""
     return {

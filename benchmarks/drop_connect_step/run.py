@@ -113,16 +113,7 @@ def model_of(make, jit_compile):
 
 def training(make, jit_compile, steps):
     """A function that runs some training steps."""
-    model, *data = model_of(make, jit_compile)
-    iterator = iter(tf.data.Dataset.from_tensors(tuple(data)).repeat())
-    model.make_train_function()
-
-    def run():
-        for _ in range(steps):
-            logs = model.train_function(iterator)
-        float(logs["loss"])  # wait for it
-
-    return run
+    return harness.training_steps(*model_of(make, jit_compile), steps)
 
 
 def inference(make, jit_compile, steps):
@@ -143,11 +134,7 @@ def inference(make, jit_compile, steps):
 
 def table(kind, cases, jit_compile, steps, rounds):
     made = {name: kind(make, jit_compile, steps) for name, make in cases.items()}
-    for run in made.values():
-        run()
-    seconds = harness.interleave(made, rounds)
-    seconds = {k: [s / steps for s in values] for k, values in seconds.items()}
-    return harness.summary(seconds, "Dense")
+    return harness.summary(harness.step_seconds(made, steps, rounds), "Dense")
 
 
 def accuracy(draws, masks):

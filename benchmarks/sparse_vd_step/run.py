@@ -7,7 +7,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import harness  # sets the log level first
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 
 from kerasreg.layers import SparseVariationalDense
@@ -78,24 +77,12 @@ def steps_of(make, jit_compile, steps):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, INPUTS)).astype("float32")
     y = rng.integers(0, 10, BATCH)
-    iterator = iter(tf.data.Dataset.from_tensors((x, y)).repeat())
-    model.make_train_function()
-
-    def run():
-        for _ in range(steps):
-            logs = model.train_function(iterator)
-        float(logs["loss"])  # wait for it
-
-    return run
+    return harness.training_steps(model, x, y, steps)
 
 
 def table(jit_compile, steps, rounds):
     made = {name: steps_of(make, jit_compile, steps) for name, make in CASES.items()}
-    for run in made.values():
-        run()
-    seconds = harness.interleave(made, rounds)
-    seconds = {k: [s / steps for s in values] for k, values in seconds.items()}
-    return harness.summary(seconds, "Dense")
+    return harness.summary(harness.step_seconds(made, steps, rounds), "Dense")
 
 
 def main():
