@@ -1,8 +1,11 @@
 """When a layer's noise is on: in training, and where samples are asked for."""
 
 import contextlib
+from typing import Any
 
-_depth = 0  # of `sampling()`, in all threads: replicas run in threads of their own
+# In all threads: replicas run in threads of their own.
+_depth = 0  # of `sampling()`
+_draws: list[dict[int, Any]] = []  # of `drawn_weights()`
 
 
 @contextlib.contextmanager
@@ -61,3 +64,35 @@ def noisy(training):
     True
     """
     return bool(training) or _depth > 0
+
+
+@contextlib.contextmanager
+def drawn_weights(draws):
+    """Have layers use weights that were drawn before, one draw for all calls inside.
+
+    A layer with noise on its weights has a method `draw_weights()`, which returns a
+    draw (a tensor or any structure of them), and asks `drawn(self)` in its call.
+
+    Args:
+        draws: Dict from the `id` of each layer to what its `draw_weights()` returned.
+
+    Returns:
+        A context manager.
+    """
+    _draws.append(draws)
+    try:
+        yield
+    finally:
+        _draws.pop()
+
+
+def drawn(layer):
+    """The weights that a layer has to use, or `None` for its own choice.
+
+    Args:
+        layer: The layer that asks.
+
+    Returns:
+        What its `draw_weights()` returned.
+    """
+    return _draws[-1].get(id(layer)) if _draws else None
