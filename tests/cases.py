@@ -87,6 +87,9 @@ REGULARIZERS = [
         lambda: regularizers.Anchored(regularizers.L1(0.02), mu=0.03),
         "anchored",
     ),
+    _regularizer(
+        "Prior", lambda: regularizers.Prior("Laplace", 0.02, params={"scale": 0.9})
+    ),
 ]
 
 # What `Proximal` wraps: the factories of the inner optimizers.

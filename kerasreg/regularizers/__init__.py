@@ -5,6 +5,7 @@ from kerasreg.regularizers.attach import as_penalty, penalties_of, regularize
 from kerasreg.regularizers.base import Penalty
 from kerasreg.regularizers.elementwise import L1, L2, MCP, SCAD, ElasticNet
 from kerasreg.regularizers.group import GroupLasso, SparseGroupLasso
+from kerasreg.regularizers.prior import Prior
 
 __all__ = [
     "L1",
@@ -15,6 +16,7 @@ __all__ = [
     "ElasticNet",
     "GroupLasso",
     "Penalty",
+    "Prior",
     "SparseGroupLasso",
     "as_penalty",
     "penalties_of",
