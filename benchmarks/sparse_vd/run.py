@@ -1,5 +1,6 @@
 """Sparse variational dropout, LeNet-300-100 on MNIST: see README.md."""
 
+import json
 import pathlib
 import statistics
 import sys
@@ -9,50 +10,25 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import harness  # sets the log level first
 import keras
 import mnist
-import numpy as np
+import sparsify
 
 from kerasreg.callbacks import KLWarmup
 from kerasreg.layers import SparseVariationalDense, to_deterministic
 
 UNITS = (300, 100, 10)
-BATCH = 100
-STEPS = 600  # an epoch
 KL_STRENGTH = 1.3
 CURVE = (0.5, 2.5)  # the same recipe with other strengths, one seed
-
-
-class Adam(keras.optimizers.Adam):
-    """Adam that turns the noise at 0.3 of the learning rate."""
-
-    def update_step(self, gradient, variable, learning_rate):
-        """Update one variable."""
-        slow = 0.3 if "log_sigma2" in variable.name else 1.0
-        super().update_step(gradient, variable, slow * learning_rate)
-
-
-class HoldZeros(keras.constraints.Constraint):
-    """Keep the weights that are zero at zero."""
-
-    def __init__(self, kernel):
-        self._kept = keras.ops.cast(keras.ops.not_equal(kernel, 0), "float32")
-
-    def __call__(self, w):
-        """Zero them again."""
-        return w * self._kept
 
 
 def fit(model, data, epochs, rate, power, callbacks=(), jit_compile=True):
     """Train with a rate that falls to zero as a power of the time that is left."""
     schedule = keras.optimizers.schedules.PolynomialDecay(
-        rate, epochs * STEPS, 0.0, power
+        rate, epochs * sparsify.STEPS, 0.0, power
     )
-    model.compile(
-        Adam(schedule),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        steps_per_execution=STEPS // 4,
-        jit_compile=jit_compile,
+    sparsify.compile_for(model, schedule, jit_compile)
+    model.fit(
+        *data, sparsify.BATCH, epochs=epochs, verbose=0, callbacks=list(callbacks)
     )
-    model.fit(*data, BATCH, epochs=epochs, verbose=0, callbacks=list(callbacks))
 
 
 def dense(data, epochs):
@@ -75,9 +51,7 @@ def sparse(data, weights, kl_strength, epochs):
     layers = [SparseVariationalDense(n, "relu", **arguments) for n in UNITS[:-1]]
     layers.append(SparseVariationalDense(UNITS[-1], **arguments))
     model = keras.Sequential([keras.Input((784,)), *layers])
-    for layer, kernel, bias in zip(layers, weights[::2], weights[1::2], strict=True):
-        layer.kernel.assign(kernel)
-        layer.bias.assign(bias)
+    sparsify.start_from(model, weights)
     warmup = KLWarmup(0, epochs / 4, every="batch")
     fit(model, data, epochs, 2e-3, 2.0, [warmup])
     return to_deterministic(model)
@@ -85,23 +59,8 @@ def sparse(data, weights, kl_strength, epochs):
 
 def fine_tune(model, data, epochs):
     """Train the weights that are left."""
-    for layer in model.layers:
-        layer.kernel.constraint = HoldZeros(layer.kernel)
+    sparsify.hold_zeros(model)
     fit(model, data, epochs, 3e-4, 1.0)
-
-
-def judge(model, test):
-    """Test error in per cent, and how many weights are left."""
-    logits = model.predict(test[0], batch_size=1000, verbose=0)
-    kept = [int(np.count_nonzero(layer.kernel)) for layer in model.layers]
-    sizes = [layer.kernel.shape[0] * layer.kernel.shape[1] for layer in model.layers]
-    return {
-        "error_percent": round(float(np.mean(logits.argmax(1) != test[1]) * 100), 2),
-        "compression": round(sum(sizes) / sum(kept), 1),
-        "zeros_percent": [
-            round(100 - 100 * k / n, 1) for k, n in zip(kept, sizes, strict=True)
-        ],
-    }
 
 
 def run(seed, kl_strength, data, epochs):
@@ -110,16 +69,50 @@ def run(seed, kl_strength, data, epochs):
     keras.utils.set_random_seed(seed)
     begin = time.perf_counter()
     model = sparse(train, dense(train, epochs[0]), kl_strength, epochs[1])
-    result = {"seed": seed, "kl_strength": kl_strength, "sparse": judge(model, test)}
+    result = {"seed": seed, "kl_strength": kl_strength}
+    result["sparse"] = sparsify.judge(model, test)
     fine_tune(model, train, epochs[2])
-    result["fine_tuned"] = judge(model, test)
+    result["fine_tuned"] = sparsify.judge(model, test)
     result["seconds"] = round(time.perf_counter() - begin)
     print(result, flush=True)
     return result
 
 
+def draw(result):
+    """Error against compression: `curve.svg`, from the result."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(5.5, 3.6), layout="constrained")
+    runs = result["runs"] + result["curve"]
+    one_seed = sorted(
+        (r for r in runs if r["seed"] == 0), key=lambda r: r["kl_strength"]
+    )
+    for stage, colour, label in (
+        ("sparse", "C0", "as pruned"),
+        ("fine_tuned", "C1", "fine-tuned"),
+    ):
+        points = [(r[stage]["compression"], r[stage]["error_percent"]) for r in runs]
+        axes.plot(*zip(*points, strict=True), "o", color=colour, label=label)
+        points = [
+            (r[stage]["compression"], r[stage]["error_percent"]) for r in one_seed
+        ]
+        axes.plot(*zip(*points, strict=True), "-", color=colour, linewidth=1)
+    axes.plot(68, 1.92, "k*", markersize=10, label="Molchanov et al. 2017")
+    for run in one_seed:
+        spot = [run["fine_tuned"][key] for key in ("compression", "error_percent")]
+        text = f"strength {run['kl_strength']}"
+        axes.annotate(text, spot, (0, -15), textcoords="offset points", ha="center")
+    axes.set(xlabel="weights of the dense net over weights left")
+    axes.set(ylabel="test error in %", xlim=(30, 120), ylim=(1.4, 2.2))
+    axes.legend(loc="lower right")
+    figure.savefig(pathlib.Path(__file__).with_name("curve.svg"))
+
+
 def main():
-    """Train all nets and write the result."""
+    """Train all nets, write the result and draw it."""
+    if "--draw" in sys.argv:
+        draw(json.loads(pathlib.Path(__file__).with_name("result.json").read_text()))
+        return
     quick = harness.arguments().quick
     data = mnist.load()
     epochs, seeds = ((1, 2, 1), 1) if quick else ((40, 70, 10), 3)
@@ -136,6 +129,8 @@ def main():
     for strength in () if quick else CURVE:
         result["curve"].append(run(0, strength, data, epochs))
         harness.write(__file__, result, quick)
+    if not quick:
+        draw(result)
 
 
 if __name__ == "__main__":
