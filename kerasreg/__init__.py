@@ -15,6 +15,7 @@ from kerasreg import (
     plots,
     regularizers,
     selection,
+    uncertainty,
 )
 
 __version__ = "0.1.0"
@@ -28,4 +29,5 @@ __all__ = [
     "plots",
     "regularizers",
     "selection",
+    "uncertainty",
 ]

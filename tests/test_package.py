@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "optimizers": _CORE,
     "layers": _CORE,
     "adversarial": _CORE,
-    "uncertainty": _CORE,
+    "uncertainty": _CORE | {"layers"},
     "callbacks": _CORE | {"optimizers"},
     "selection": _CORE | _MIDDLE,
     "plots": _CORE | _MIDDLE | {"selection"},

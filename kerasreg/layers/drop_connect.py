@@ -8,7 +8,7 @@ from keras import ops
 from kerasreg import random
 from kerasreg.layers import masks
 from kerasreg.layers.linear import ConvMap, DenseMap, along_channels, plain_layer
-from kerasreg.layers.noise import noisy
+from kerasreg.layers.noise import drawn, noisy
 
 _OWN = ("rate", "mask", "inference", "draws", "seed")
 
@@ -42,6 +42,9 @@ class _DropConnect(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         """The layer's outputs: of masked weights in training, averaged else."""
+        kernel = drawn(self)
+        if kernel is not None:
+            return self.finish(self.linear(inputs, kernel))
         kernel = ops.convert_to_tensor(self.kernel)
         if self._keep == 1.0:
             return self.finish(self.linear(inputs, kernel))
@@ -51,6 +54,15 @@ class _DropConnect(keras.layers.Layer):
         if self.inference == "mean" or _is_linear(self.activation):
             return self.finish(mean)
         return self._average(inputs, kernel, mean)
+
+    def draw_weights(self):
+        """A kernel with one mask, for all examples of several calls."""
+        kernel = ops.cast(self.kernel, self.compute_dtype)
+        if self._keep == 1.0:
+            return kernel
+        seed = random.next_seed(self.seed_generator)
+        mask = masks.batch_mask(kernel.shape, self._keep, seed)
+        return ops.where(mask, kernel, 0)
 
     def _masked(self, inputs, kernel):
         inputs = ops.cast(inputs, kernel.dtype)  # integers, too

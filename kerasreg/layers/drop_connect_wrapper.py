@@ -10,7 +10,7 @@ from keras import ops
 
 from kerasreg.layers.copies import build_layer, copy_layer
 from kerasreg.layers.masks import batch_mask, check_rate
-from kerasreg.layers.noise import noisy
+from kerasreg.layers.noise import drawn, noisy
 from kerasreg.layers.substitution import Substitution
 from kerasreg.random import next_seed
 from kerasreg.regularizers.sites import find_sites, names_weight
@@ -125,8 +125,17 @@ class DropConnect(keras.layers.Wrapper):
             kwargs["training"] = training
         if not (noisy(training) and self.rate):
             return self.layer(*args, **kwargs)
-        with Substitution(self._masked(), self):
+        draws = drawn(self)
+        masked = self._masked() if draws is None else self._pairs(draws)
+        with Substitution(masked, self):
             return self.layer(*args, **kwargs)
+
+    def draw_weights(self):
+        """The chosen weights with one mask each, for several calls."""
+        return [value for _, value in self._masked()]
+
+    def _pairs(self, draws):
+        return list(zip(self._chosen(), draws, strict=True))
 
     def _masked(self):
         """Pairs of a variable and its masked value."""

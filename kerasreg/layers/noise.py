@@ -5,6 +5,7 @@ from typing import Any
 
 # In all threads: replicas run in threads of their own.
 _depth = 0  # of `sampling()`
+_asked = 0  # how often `sampling()` has turned a layer on
 _draws: list[dict[int, Any]] = []  # of `drawn_weights()`
 
 
@@ -63,7 +64,14 @@ def noisy(training):
     ...     noisy(training=False)
     True
     """
+    global _asked
+    _asked += _depth > 0
     return bool(training) or _depth > 0
+
+
+def times_asked():
+    """How often a layer has asked `noisy` inside `sampling()`, up to now."""
+    return _asked
 
 
 @contextlib.contextmanager

@@ -1,0 +1,6 @@
+"""How sure a model is: predictions by sampling."""
+
+from kerasreg.uncertainty.predict import predict
+from kerasreg.uncertainty.prediction import Prediction
+
+__all__ = ["Prediction", "predict"]

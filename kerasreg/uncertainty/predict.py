@@ -1,0 +1,313 @@
+"""Predict with samples of a model that has noise."""
+
+import random
+import weakref
+
+import keras
+import numpy as np
+from keras import ops
+
+from kerasreg.layers import noise
+from kerasreg.uncertainty import stochastic
+from kerasreg.uncertainty.prediction import Prediction, likelihood_of
+
+# Graphs of each model, and the state of its layers when they were traced.
+_graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def predict(
+    model,
+    x,
+    samples=100,
+    batch_size=1024,
+    *,
+    seed=None,
+    likelihood="auto",
+    from_logits=False,
+    spread=None,
+    noise_variance=None,
+    keep_samples=False,
+    training_layers=(),
+    jit_compile=False,
+    verbose=0,
+):
+    """Predict by averaging over samples of the model's noise.
+
+    Noise is on in every layer of kerasreg that has some, in Keras's `Dropout`,
+    `SpatialDropout1D/2D/3D`, `GaussianDropout` and `AlphaDropout`, in the dropout of
+    recurrent and attention layers (MC Dropout), wherever they are in the model. All
+    else stays as at inference: BatchNormalization uses its averages, augmentation is
+    off. The model is as before afterwards: weights, states, generators, the compiled
+    functions of `fit` and `predict`.
+
+    A sample draws the weights of a layer with noise on its weights (`DropConnect`,
+    `SparseVariational`, ...) once for all inputs: it is one function. The law for each
+    input is that of training. Noise on units (`Dropout`, `VariationalDropout`, ...)
+    is drawn for each input.
+
+    The means are those of `f_s(x)` over the samples s = 1 ... S and variances divide
+    by S. They run along with the samples, so memory holds a batch and its outputs. What
+    comes before the first noise is computed once a batch, in Sequential and
+    functional models.
+
+    Args:
+        model: Built `keras.Model` with noise.
+        x: Array or tensor, list or dict of them as the model takes them, or a
+            `tf.data.Dataset` of batches (of inputs, or of tuples that begin with them).
+        samples: Positive integer S.
+        batch_size: Positive integer, how many inputs to compute at a time; a dataset
+            has its own. Weights are drawn again (the same ones) for each batch, so
+            large ones are faster.
+        seed: Integer. The same seed gives the same samples for the same `batch_size`.
+            With noise on weights alone they are the same for any `batch_size`, but
+            for rounding. `None` draws anew each time.
+        likelihood: `"categorical"` (class probabilities along the last axis),
+            `"bernoulli"` (probabilities), `"normal"`, or `None`. `"auto"`: after a
+            softmax the first, after a sigmoid the second, `"normal"` if one of the
+            next arguments says so, else `None`.
+        from_logits: Whether outputs are logits, to be turned into probabilities in
+            each sample.
+        spread: For `"normal"`: what the second half of the last axis of the output, or
+            the second of two outputs, is: `"log_variance"`, `"variance"` or `"std"`.
+        noise_variance: For `"normal"` without `spread`: non-negative number, the known
+            variance of the noise in targets.
+        keep_samples: Whether to keep all outputs, which quantiles and `log_prob` need.
+        training_layers: Tuple of further layer classes to put in training mode, such
+            as `(keras.layers.GaussianNoise,)`.
+        jit_compile: Whether to compile with XLA.
+        verbose: 1 for a progress bar over batches.
+
+    Returns:
+        `Prediction`. For a model of several outputs a list or dict of them.
+
+    Raises:
+        ValueError: If nothing in the model samples, it is not built or has a stateful
+            recurrent layer, there are no inputs, or an argument is out of range.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> from kerasreg.uncertainty import predict
+    >>> model = keras.Sequential(
+    ...     [
+    ...         keras.Input((100,)),
+    ...         keras.layers.Dropout(0.5),
+    ...         keras.layers.Dense(1, kernel_initializer="ones"),
+    ...     ]
+    ... )
+    >>> prediction = predict(model, np.ones((1, 100)), samples=2000, seed=0)
+    >>> prediction.std.round(0).tolist()  # sqrt(100·r/(1 - r))
+    [[10.0]]
+
+    Reference: Gal & Ghahramani 2016, "Dropout as a Bayesian approximation"
+    (arXiv 1506.02142), eq. 6-8.
+    """
+    _check(model, samples, batch_size)
+    law = likelihood_of(model, likelihood, from_logits, spread, noise_variance)
+    base = random.SystemRandom().getrandbits(62) if seed is None else int(seed)
+    base = np.array([base & 0x7FFFFFFF, base >> 31 & 0x7FFFFFFF], "int32")
+    batches, total = _batches(x, batch_size)
+    bar = keras.utils.Progbar(total) if verbose else None
+    parts: list = []
+    for index, inputs in enumerate(batches):
+        run = _graph(model, inputs, law, keep_samples, training_layers, jit_compile,
+                     samples if jit_compile else None)  # fmt: skip
+        stats = run(inputs, base, np.int32(index), np.int32(samples))
+        parts.append(keras.tree.map_structure(np.asarray, stats))
+        if bar:
+            bar.update(index + 1)
+    if not parts:
+        raise ValueError(
+            "Invalid value for argument `x`. Expected at least one input. "
+            "Received none."
+        )
+    return _collect(parts, law, samples)
+
+
+def _collect(parts, law, samples):
+    """Put the batches together."""
+    structure, first = parts[0]
+    outputs = []
+    for i, keys in enumerate(first):
+        joined = {
+            key: np.concatenate(
+                [stats[i][key] for _, stats in parts], axis=int("samples" in key)
+            )
+            for key in keys
+        }
+        outputs.append(Prediction(joined, samples, law.at(i), law.noise_variance))
+    return keras.tree.pack_sequence_as(structure, outputs)
+
+
+def _graph(model, inputs, law, keep, training_layers, jit_compile, samples):
+    """The traced function of a model for inputs like these."""
+    # tensorflow: its graphs.
+    import tensorflow as tf
+
+    state = stochastic.state(model)
+    if model not in _graphs or _graphs[model][0] != state:
+        _graphs[model] = state, {}
+    specs = keras.tree.map_structure(
+        lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), inputs
+    )
+    key = (repr(specs), law, keep, tuple(training_layers), jit_compile, samples)
+    known = _graphs[model][1]
+    if key not in known:
+        function = _sampler(weakref.ref(model), law, keep, training_layers, samples)
+        scalar = tf.TensorSpec((), tf.int32)
+        known[key] = tf.function(
+            function,
+            input_signature=(specs, tf.TensorSpec((2,), tf.int32), scalar, scalar),
+            jit_compile=jit_compile,
+            autograph=False,
+        )
+    return known[key]
+
+
+def _sampler(reference, law, keep, training_layers, fixed):
+    """The function to trace: statistics of a batch over samples."""
+    # tensorflow: its loops, which run in one graph.
+    import tensorflow as tf
+
+    fold = tf.random.experimental.stateless_fold_in
+
+    def function(inputs, seed, batch, samples):
+        model = reference()
+        chosen = stochastic.keras_samplers(model, tuple(training_layers))
+        samples = samples if fixed is None else fixed
+        with stochastic.LOCK:
+            start, sampled = stochastic.cut(model, chosen)
+            asked, structure = noise.times_asked(), []
+            if start is not None:
+                with keras.StatelessScope():
+                    inputs = start(inputs)
+            masks = [getattr(t, "_keras_mask", None) for t in _flat(inputs)]
+
+            def outputs_of(index):
+                own = fold(seed, index)
+                draws = stochastic.draw_weights(model, chosen, fold(own, -1))
+                for tensor, mask in zip(_flat(inputs), masks, strict=True):
+                    if mask is not None:
+                        tensor._keras_mask = mask
+                outputs = stochastic.call_sampled(
+                    sampled, inputs, chosen, draws, fold(own, batch)
+                )
+                if not (chosen or draws or noise.times_asked() > asked):
+                    raise ValueError(_nothing(model))
+                outputs, values = law.values(outputs)
+                structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
+                return values
+
+            def body(index, state, kept):
+                values = outputs_of(index)
+                count = ops.cast(index + 1, "float32")
+                state = [
+                    _update(s, v, count) for s, v in zip(state, values, strict=True)
+                ]
+                if keep:
+                    kept = [
+                        {key: array.write(index, v[key]) for key, array in k.items()}
+                        for k, v in zip(kept, values, strict=True)
+                    ]
+                return index + 1, state, kept
+
+            shapes = outputs_of(tf.constant(0))  # unused: TensorFlow prunes it
+            state = [
+                {key: ops.zeros_like(value) for key, value in v.items()}
+                | {"m2": ops.zeros_like(v["mean"])}
+                for v in shapes
+            ]
+            kept = [
+                {
+                    key: tf.TensorArray(value.dtype, samples, element_shape=value.shape)
+                    for key, value in v.items()
+                    if key != "entropy"
+                }
+                for v in (shapes if keep else [])
+            ]
+            _, state, kept = tf.while_loop(
+                lambda index, *_: index < samples,
+                body,
+                (tf.constant(0), state, kept),
+                parallel_iterations=1,
+            )
+        for own, arrays in zip(state, kept, strict=bool(keep)):
+            own |= {f"{key} samples": array.stack() for key, array in arrays.items()}
+        return structure[0], state
+
+    return function
+
+
+def _update(state, value, count):
+    """Welford's step: running means, and the squared deviations from the first."""
+    new = {}
+    for key, x in value.items():
+        new[key] = state[key] + (x - state[key]) / ops.cast(count, x.dtype)
+    deviation = (value["mean"] - state["mean"]) * (value["mean"] - new["mean"])
+    return new | {"m2": state["m2"] + deviation}
+
+
+def _flat(inputs):
+    return keras.tree.flatten(inputs)
+
+
+def _batches(x, batch_size):
+    """Batches of tensors, and how many if it is known."""
+    # tensorflow: its datasets.
+    import tensorflow as tf
+
+    if isinstance(x, tf.data.Dataset):
+        total = int(x.cardinality())
+        inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in x)
+        return inputs, total if total >= 0 else None
+    x = keras.tree.map_structure(lambda a: a if tf.is_tensor(a) else np.asarray(a), x)
+    lengths = {int(a.shape[0]) if a.ndim else 0 for a in _flat(x)}
+    if len(lengths) != 1:
+        raise ValueError(
+            "Invalid value for argument `x`. Expected arrays of the same length. "
+            f"Received: lengths {sorted(lengths)}"
+        )
+    (length,) = lengths
+    starts = range(0, length, batch_size)
+
+    def batch(start):
+        return keras.tree.map_structure(
+            lambda a: tf.convert_to_tensor(_narrow(a[start : start + batch_size])), x
+        )
+
+    return map(batch, starts), len(starts)
+
+
+def _narrow(array):
+    """Floats as Keras takes them."""
+    if isinstance(array, np.ndarray) and array.dtype == "float64":
+        return array.astype(keras.backend.floatx())
+    return array
+
+
+def _check(model, samples, batch_size):
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a built keras.Model. "
+            f"Received: model={model!r}"
+        )
+    for name, value in (("samples", samples), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"Invalid value for argument `{name}`. Expected a positive integer. "
+                f"Received: {name}={value!r}"
+            )
+    for layer in model._flatten_layers():
+        if getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
+            raise ValueError(
+                "Invalid value for argument `model`. Expected no stateful recurrent "
+                f"layer, whose states samples would share. Received: {layer.name!r}"
+            )
+
+
+def _nothing(model):
+    return (
+        "Invalid value for argument `model`. Expected a model with noise: a layer of "
+        "`kerasreg.layers` that has some, or dropout at a rate above zero. Received: "
+        f"{model.name!r}, in which nothing samples."
+    )
