@@ -19,6 +19,7 @@ from kerasreg import (
     plots,
     regularizers,
     selection,
+    uncertainty,
 )
 
 KINDS = {"regularizer", "optimizer", "layer", "callback", "function", "base", "result"}
@@ -158,6 +159,31 @@ def _wrapped(cls: Any, inner: Callable[..., Any], **own: Any) -> Callable[..., A
 
 LAYERS: list[Case] = [
     _layer(
+        "BayesianDense",
+        lambda **kw: layers.BayesianDense(4, num_examples=32, initial_scale=0.3, **kw),
+    ),
+    _layer(
+        "BayesianConv1D",
+        lambda **kw: layers.BayesianConv1D(
+            4, 3, padding="causal", num_examples=32, **kw
+        ),
+        (8, 7, 3),
+    ),
+    _layer(
+        "BayesianConv2D",
+        lambda **kw: layers.BayesianConv2D(
+            4, 2, num_examples=32, estimator="local_reparameterization", **kw
+        ),
+        (8, 5, 5, 3),
+    ),
+    _layer(
+        "BayesianConv3D",
+        lambda **kw: layers.BayesianConv3D(
+            3, 2, num_examples=32, estimator="reparameterization", **kw
+        ),
+        (8, 3, 4, 3, 2),
+    ),
+    _layer(
         "ConcreteDropout",
         _wrapped(
             layers.ConcreteDropout,
@@ -236,6 +262,7 @@ PLAIN = [
     _plain(regularizers, "penalties_of"),
     _plain(layers, "noisy"),
     _plain(layers, "sampling"),
+    _plain(layers, "set_num_examples"),
     _plain(optimizers, "solve"),
     _plain(optimizers, "Solution", "result"),
     _plain(layers, "to_deterministic"),
@@ -244,6 +271,8 @@ PLAIN = [
     _plain(selection, "compare"),
     _plain(selection, "Comparison", "result"),
     _plain(selection, "Row", "result"),
+    _plain(uncertainty, "predict"),
+    _plain(uncertainty, "Prediction", "result"),
     _plain(plots, "weight_histogram"),
     _plain(plots, "coefficient_path"),
     _plain(plots, "learning_curves"),
@@ -260,4 +289,5 @@ PUBLIC_MODULES = [
     plots,
     regularizers,
     selection,
+    uncertainty,
 ]

@@ -1,5 +1,11 @@
 """Layers with noise on weights and units."""
 
+from kerasreg.layers.bayesian import (
+    BayesianConv1D,
+    BayesianConv2D,
+    BayesianConv3D,
+    BayesianDense,
+)
 from kerasreg.layers.concrete_dropout import ConcreteDropout, SpatialConcreteDropout
 from kerasreg.layers.deterministic import to_deterministic
 from kerasreg.layers.drop_connect import (
@@ -9,6 +15,7 @@ from kerasreg.layers.drop_connect import (
     DropConnectDense,
 )
 from kerasreg.layers.drop_connect_wrapper import DropConnect
+from kerasreg.layers.evidence import set_num_examples
 from kerasreg.layers.noise import noisy, sampling
 from kerasreg.layers.sparse_variational import (
     SparseVariationalConv1D,
@@ -19,6 +26,10 @@ from kerasreg.layers.sparse_variational import (
 from kerasreg.layers.variational_dropout import VariationalDropout
 
 __all__ = [
+    "BayesianConv1D",
+    "BayesianConv2D",
+    "BayesianConv3D",
+    "BayesianDense",
     "ConcreteDropout",
     "DropConnect",
     "DropConnectConv1D",
@@ -33,5 +44,6 @@ __all__ = [
     "VariationalDropout",
     "noisy",
     "sampling",
+    "set_num_examples",
     "to_deterministic",
 ]

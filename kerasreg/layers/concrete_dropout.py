@@ -144,7 +144,9 @@ class ConcreteDropout(Evidence, keras.layers.Wrapper):
         self.temperature = check_number("temperature", temperature, above=0.0)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._set_divergence(self._kl, num_examples, kl_strength)
+        self._set_divergence(
+            self._kl, num_examples=num_examples, kl_strength=kl_strength
+        )
 
     def build(self, input_shape):
         """Build the layer inside, and the logit of the rate."""

@@ -21,10 +21,11 @@ class DenseMap:
         """`inputs` times `kernel`; no bias, no activation."""
         return ops.matmul(inputs, kernel)
 
-    def finish(self, outputs):
-        """Add the bias and apply the activation."""
-        if self.bias is not None:
-            outputs = ops.add(outputs, self.bias)
+    def finish(self, outputs, bias=None):
+        """Add the bias (the layer's own, or the one given) and apply the activation."""
+        bias = self.bias if bias is None else bias
+        if bias is not None:
+            outputs = ops.add(outputs, bias)
         return outputs if self.activation is None else self.activation(outputs)
 
 
@@ -62,10 +63,11 @@ class ConvMap:
             data_format=self.data_format,
         )
 
-    def finish(self, outputs):
-        """Add the bias and apply the activation."""
+    def finish(self, outputs, bias=None):
+        """Add the bias (the layer's own, or the one given) and apply the activation."""
         if self.use_bias:
-            outputs = ops.add(outputs, along_channels(self, self.bias, outputs))
+            bias = self.bias if bias is None else bias
+            outputs = ops.add(outputs, along_channels(self, bias, outputs))
         return outputs if self.activation is None else self.activation(outputs)
 
     def _pad_left(self, inputs):

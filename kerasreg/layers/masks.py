@@ -166,13 +166,13 @@ def example_linear(layer, inputs, kernel, law):
     if law.groups:
         return _by_groups(layer, inputs, kernel, law)
     bits = fair_bits(kernel.shape, random.next_seed(layer.seed_generator))
-    turned, columns = _turned(layer, inputs, kernel)
+    turned, columns = turned_inputs(layer, inputs, kernel)
     second = layer.linear(turned, kernel * signs(bits, kernel.dtype))
     second = second * along_channels(layer, columns, second)
     return layer.linear(inputs, kernel) + second
 
 
-def _turned(layer, inputs, kernel):
+def turned_inputs(layer, inputs, kernel):
     """The inputs times the signs of each example, and the signs of its outputs."""
     seed = random.next_seed(layer.seed_generator)
     channels, units = inputs.shape[layer.channel_axis], kernel.shape[-1]
@@ -189,7 +189,7 @@ def _by_groups(layer, inputs, kernel, law):
     numbers = random.uniform((examples + 2,), seed)
     order = ops.argsort(numbers[2:])
     inputs = ops.take(inputs, ops.minimum(order, batch - 1), axis=0)
-    turned, columns = _turned(layer, inputs, kernel)
+    turned, columns = turned_inputs(layer, inputs, kernel)
 
     seed = random.next_seed(layer.seed_generator)
     words = random.random_words(kernel.shape, seed)

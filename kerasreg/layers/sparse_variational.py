@@ -8,7 +8,7 @@ from kerasreg import random
 from kerasreg.layers import log_uniform
 from kerasreg.layers.evidence import Evidence
 from kerasreg.layers.linear import ConvMap, DenseMap, plain_layer
-from kerasreg.layers.noise import noisy
+from kerasreg.layers.noise import drawn, noisy
 from kerasreg.regularizers.base import check_number, shortest
 
 _OWN = ("num_examples", "kl_strength", "threshold", "initial_log_sigma2", "seed")
@@ -36,7 +36,9 @@ class _SparseVariational(Evidence):
         self.initial_log_sigma2 = _finite("initial_log_sigma2", initial_log_sigma2)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._set_divergence(self._kl, num_examples, kl_strength)
+        self._set_divergence(
+            self._kl, num_examples=num_examples, kl_strength=kl_strength
+        )
 
     def build(self, input_shape):
         """Make kernel, bias and the log variances of the kernel's entries.
@@ -56,8 +58,11 @@ class _SparseVariational(Evidence):
 
     def call(self, inputs, training=None):
         """The layer's outputs, with noise in training, of the pruned kernel else."""
-        if not noisy(training):
-            return self.finish(self.linear(inputs, self._pruned()))
+        kernel = drawn(self)
+        if kernel is None and not noisy(training):
+            kernel = self._pruned()
+        if kernel is not None:
+            return self.finish(self.linear(inputs, kernel))
         mean = self.linear(inputs, self.kernel)
         square = ops.square(ops.cast(inputs, "float32"))
         variance = self.linear(square, ops.exp(self.log_sigma2))
@@ -65,6 +70,14 @@ class _SparseVariational(Evidence):
         deviation = ops.sqrt(ops.maximum(variance, _LEAST_VARIANCE))
         noise = deviation * random.normal(ops.shape(variance), seed)
         return self.finish(mean + ops.cast(noise, mean.dtype))
+
+    def draw_weights(self):
+        """A kernel with one draw of its noise, for all examples of several calls."""
+        seed = random.next_seed(self.seed_generator)
+        noise = random.normal(tuple(self._kernel.shape), seed)
+        kernel = ops.cast(self.kernel, "float32")
+        kernel = kernel + ops.exp(0.5 * self.log_sigma2) * noise
+        return ops.cast(kernel, self.compute_dtype)
 
     @property
     def threshold(self):

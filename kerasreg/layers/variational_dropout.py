@@ -105,7 +105,9 @@ class VariationalDropout(Evidence):
         self.supports_masking = True
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-        self._set_divergence(self._kl, num_examples, kl_strength)
+        self._set_divergence(
+            self._kl, num_examples=num_examples, kl_strength=kl_strength
+        )
 
     def build(self, input_shape):
         """Make the noise parameter.
