@@ -105,14 +105,14 @@ def predict(
     _check(model, samples, batch_size)
     law = likelihood_of(model, likelihood, from_logits, spread, noise_variance)
     base = random.SystemRandom().getrandbits(62) if seed is None else int(seed)
-    base = np.array([base & 0x7FFFFFFF, base >> 31 & 0x7FFFFFFF], "int32")
+    words = np.array([base & 0x7FFFFFFF, base >> 31 & 0x7FFFFFFF], "int32")
     batches, total = _batches(x, batch_size)
     bar = keras.utils.Progbar(total) if verbose else None
     parts: list = []
     for index, inputs in enumerate(batches):
         run = _graph(model, inputs, law, keep_samples, training_layers, jit_compile,
                      samples if jit_compile else None)  # fmt: skip
-        stats = run(inputs, base, np.int32(index), np.int32(samples))
+        stats = run(inputs, words, np.int32(index), np.int32(samples))
         parts.append(keras.tree.map_structure(np.asarray, stats))
         if bar:
             bar.update(index + 1)
@@ -177,7 +177,8 @@ def _sampler(reference, law, keep, training_layers, fixed):
         samples = samples if fixed is None else fixed
         with stochastic.LOCK:
             start, sampled = stochastic.cut(model, chosen)
-            asked, structure = noise.times_asked(), []
+            asked = noise.times_asked()
+            structure: list = []
             if start is not None:
                 with keras.StatelessScope():
                     inputs = start(inputs)
