@@ -1,0 +1,184 @@
+"""Copy a model and put other layers in the place of some."""
+
+import inspect
+
+import keras
+
+from kerasreg.layers.copies import copy_layer, copy_states
+
+
+class Rebuild:
+    """Copies a model; a subclass says which layers change, and what they become.
+
+    Models inside models, layers called more than once, `TimeDistributed` and
+    `Bidirectional` are followed. Each layer is made once, so that what is shared stays
+    shared. An object of this class makes one copy.
+    """
+
+    def __init__(self):
+        # From the id of each operation to that and its copy.
+        self._made: dict[int, tuple] = {}
+
+    def changes(self, layer):
+        """Whether this layer must not be copied as it is."""
+        raise NotImplementedError
+
+    def replacement(self, layer, name):
+        """The built layer that takes the place of another, or `None` for a copy.
+
+        Args:
+            layer: Built layer or model.
+            name: The name it should have.
+        """
+        raise NotImplementedError
+
+    def config(self, layer):
+        """The config to make a copy from."""
+        return layer.get_config()
+
+    def refusal(self, layer):
+        """The message about a layer that cannot be followed into."""
+        raise NotImplementedError
+
+    def copy(self, layer, name):
+        """The copy of an operation, made once.
+
+        Args:
+            layer: Layer, model, or other operation of a functional model.
+            name: Name of the copy.
+
+        Returns:
+            A built operation that shares no weight with the original.
+
+        Raises:
+            ValueError: If a layer that changes lies where it cannot be replaced.
+        """
+        if id(layer) not in self._made:
+            self._made[id(layer)] = layer, self._make(layer, name)
+        return self._made[id(layer)][1]
+
+    def _make(self, layer, name):
+        if not isinstance(layer, keras.layers.Layer):
+            return type(layer).from_config(layer.get_config())
+        other = self.replacement(layer, name)
+        if other is not None:
+            if not layer.trainable:
+                other.trainable = False
+            return other
+        if isinstance(layer, keras.Sequential):
+            return self._sequential(layer, name)
+        if isinstance(layer, keras.Function):
+            return self._functional(layer, name)
+        if any(map(self.changes, layer._flatten_layers())):
+            return self._around(layer, name)
+        if isinstance(layer, keras.Model):
+            raise ValueError(self.refusal(layer))
+        return copy_layer(layer, **{**self.config(layer), "name": name})
+
+    def _sequential(self, model, name):
+        if type(model).call is not keras.Sequential.call:
+            raise ValueError(self.refusal(model))
+        layers = [self.copy(layer, layer.name) for layer in model.layers]
+        inputs = [
+            keras.Input(
+                batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse, name=x.name
+            )
+            for x in model.inputs
+        ]
+        copy = keras.Sequential([*inputs, *layers], name=name)
+        _set_trainable(copy, model.trainable)
+        return copy
+
+    def _functional(self, model, name):
+        # The same graph without the class, the optimizer and the loss.
+        graph = keras.Model(model.input, model.output, name=name)
+        if type(model).call is not type(graph).call:
+            raise ValueError(self.refusal(model))
+        inputs = {
+            id(layer.output): type(layer).from_config(layer.get_config()).output
+            for layer in model.layers
+            if isinstance(layer, keras.layers.InputLayer)
+        }
+        copy = keras.models.clone_model(
+            graph,
+            input_tensors=keras.tree.map_structure(
+                lambda x: inputs[id(x)], model.input
+            ),
+            clone_function=lambda layer: self.copy(layer, layer.name),
+            call_function=_call,
+        )
+        _set_trainable(copy, model.trainable)
+        return copy
+
+    def _around(self, layer, name):
+        """Copy a Keras layer that wraps layers which change."""
+        config = {**self.config(layer), "name": name}
+        if isinstance(layer, keras.layers.TimeDistributed):
+            inner = self.copy(layer.layer, layer.layer.name)
+            copy = type(layer)(**{**config, "layer": inner})
+            copy.build_from_config(layer.get_build_config())
+        elif isinstance(layer, keras.layers.Bidirectional):
+            copy = self._bidirectional(layer, config)
+        else:
+            raise ValueError(self.refusal(layer))
+        _set_trainable(copy, layer.trainable)
+        return copy
+
+    def _bidirectional(self, layer, config):
+        """Copy a `Bidirectional`, which makes its layers from their configs."""
+        parts = {
+            key: self.copy(part, part.name)
+            for key, part in (
+                ("layer", layer.forward_layer),
+                ("backward_layer", layer.backward_layer),
+            )
+        }
+        for key, part in parts.items():
+            config[key] = keras.saving.serialize_keras_object(part)
+        copy = type(layer).from_config(config)
+        copy.build_from_config(layer.get_build_config())
+        copy_states(parts["layer"], copy.forward_layer)
+        copy_states(parts["backward_layer"], copy.backward_layer)
+        return copy
+
+
+def check_built_model(model):
+    """Raise unless this is a built model or layer.
+
+    Args:
+        model: What the user gave.
+
+    Raises:
+        ValueError: If the model is not built.
+        TypeError: If it is no model or layer.
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            "Invalid value for argument `model`. Expected a keras.Model or "
+            f"keras.Layer. Received: model={model!r}"
+        )
+    if not model.built:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a built model (call it on "
+            f"data or give it an Input first). Received: model={model!r}"
+        )
+
+
+def _call(layer, *args, **kwargs):
+    """Call a layer as the graph has called the layer whose place it takes.
+
+    That one may have had arguments that are of no use to this one, such as the `mask`
+    of a wrapper around `Dense`.
+    """
+    parameters = inspect.signature(layer.call).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        kwargs = {name: x for name, x in kwargs.items() if name in parameters}
+    return layer(*args, **kwargs)
+
+
+def _set_trainable(layer, flag):
+    """Set the flag of this layer, and not of the layers inside."""
+    inner = [(p, p.trainable) for p in layer._flatten_layers(include_self=False)]
+    layer.trainable = flag
+    for part, own in inner:
+        part.trainable = own
