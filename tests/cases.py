@@ -22,7 +22,16 @@ from kerasreg import (
     uncertainty,
 )
 
-KINDS = {"regularizer", "optimizer", "layer", "callback", "function", "base", "result"}
+KINDS = {
+    "regularizer",
+    "optimizer",
+    "layer",
+    "callback",
+    "metric",
+    "function",
+    "base",
+    "result",
+}
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Case:
         make: Builds an instance; `None` for functions and base classes.
         labels: What is special about it: `"rank 2"` needs a weight with two axes,
             `"anchored"` depends on where the weight was first seen, `"KL"` needs
-            a model with a KL divergence.
+            a model with a KL divergence, `"integers"` takes whole numbers.
         shape: Of a layer: shape of an input, with its batch axis.
     """
 
@@ -184,6 +193,28 @@ LAYERS: list[Case] = [
         (8, 3, 4, 3, 2),
     ),
     _layer(
+        "BayesianEmbedding",
+        lambda **kw: layers.BayesianEmbedding(
+            10, 4, num_examples=32, initial_scale=0.3, mask_zero=True, **kw
+        ),
+        (8, 5),
+        "integers",
+    ),
+    _layer(
+        "BayesianLSTM",
+        lambda **kw: layers.BayesianLSTM(
+            4, use_bias=False, return_sequences=True, num_examples=32, **kw
+        ),
+        (8, 5, 3),
+    ),
+    _layer(
+        "BayesianGRU",
+        lambda **kw: layers.BayesianGRU(
+            4, use_bias=False, num_examples=32, estimator="reparameterization", **kw
+        ),
+        (8, 5, 3),
+    ),
+    _layer(
         "ConcreteDropout",
         _wrapped(
             layers.ConcreteDropout,
@@ -251,6 +282,19 @@ LAYERS: list[Case] = [
 ]
 
 
+def _metric(name: str) -> Case:
+    """A metric of class probabilities."""
+    public = getattr(uncertainty, name)
+    return Case(f"kerasreg.uncertainty.{name}", "metric", public, public)
+
+
+METRICS = [
+    _metric("ExpectedCalibrationError"),
+    _metric("BrierScore"),
+    _metric("NegativeLogLikelihood"),
+]
+
+
 def _plain(module: Any, name: str, kind: str = "function") -> Case:
     return Case(f"{module.__name__}.{name}", kind, getattr(module, name))
 
@@ -260,6 +304,8 @@ PLAIN = [
     _plain(regularizers, "as_penalty"),
     _plain(regularizers, "regularize"),
     _plain(regularizers, "penalties_of"),
+    _plain(layers, "bayesianize"),
+    _plain(layers, "prune_by_snr"),
     _plain(layers, "noisy"),
     _plain(layers, "sampling"),
     _plain(layers, "set_num_examples"),
@@ -278,7 +324,7 @@ PLAIN = [
     _plain(plots, "learning_curves"),
 ]
 
-CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *PLAIN]
+CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *METRICS, *PLAIN]
 
 # The sub-packages whose `__all__` is the public list.
 PUBLIC_MODULES = [

@@ -9,7 +9,15 @@ import pytest
 
 from kerasreg.regularizers import ElasticNet
 from tests import contract
-from tests.cases import CALLBACKS, CASES, INNER_OPTIMIZERS, KINDS, LAYERS, OPTIMIZERS
+from tests.cases import (
+    CALLBACKS,
+    CASES,
+    INNER_OPTIMIZERS,
+    KINDS,
+    LAYERS,
+    METRICS,
+    OPTIMIZERS,
+)
 from tests.cases import REGULARIZERS as PENALTIES
 from tests.positions import POSITIONS
 
@@ -17,6 +25,7 @@ regularizers = pytest.mark.parametrize("case", PENALTIES, ids=str)
 optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 layers = pytest.mark.parametrize("case", LAYERS, ids=str)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
+metrics = pytest.mark.parametrize("case", METRICS, ids=str)
 inner_optimizers = pytest.mark.parametrize(
     "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
 )
@@ -246,3 +255,39 @@ def test_layer_two_devices(case, two_cpus):
 )
 def test_callback(case, check):
     check(case, _penalty())
+
+
+@metrics
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.metrics.check_config_round_trip,
+        contract.metrics.check_batches,
+        contract.metrics.check_stateless,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_metric(case, check):
+    check(case)
+
+
+@xla
+@metrics
+def test_metric_fit(case, jit_compile):
+    contract.metrics.check_fit(case, jit_compile)
+
+
+@half
+@metrics
+def test_metric_half_precision(case, policy):
+    contract.metrics.check_half_precision(case, policy)
+
+
+@metrics
+def test_metric_on_disk(case, tmp_path):
+    contract.metrics.check_save_and_load(case, tmp_path)
+
+
+@metrics
+def test_metric_two_devices(case, two_cpus):
+    contract.metrics.check_two_devices(case, two_cpus)

@@ -4,6 +4,20 @@ Beside this contract an object has tests of its defining property, in the file t
 mirrors its source.
 """
 
-from tests.contract import callbacks, layer_models, layers, optimizers, regularizers
+from tests.contract import (
+    callbacks,
+    layer_models,
+    layers,
+    metrics,
+    optimizers,
+    regularizers,
+)
 
-__all__ = ["callbacks", "layer_models", "layers", "optimizers", "regularizers"]
+__all__ = [
+    "callbacks",
+    "layer_models",
+    "layers",
+    "metrics",
+    "optimizers",
+    "regularizers",
+]

@@ -266,3 +266,15 @@ def test_from_logits(cls):
         "Invalid value for argument `from_logits`. Expected a boolean. "
         "Received: from_logits='brier'"
     )
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_gaussian_head_in_fit(jit_compile):
+    x = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    metric = NegativeLogLikelihood(spread="log_variance")
+    model.compile("sgd", "mse", metrics=[metric], jit_compile=jit_compile)
+    logs = model.evaluate(x, x[:, :1], batch_size=16, verbose=0, return_dict=True)
+    mean, log_variance = model.predict(x, verbose=0).T
+    theirs = stats.norm.logpdf(x[:, 0], mean, np.exp(log_variance / 2))
+    np.testing.assert_allclose(logs["nll"], -theirs.mean(), rtol=1e-5)
