@@ -5,6 +5,11 @@ from kerasreg.layers.bayesian import (
     BayesianConv2D,
     BayesianConv3D,
     BayesianDense,
+    BayesianEmbedding,
+    BayesianGRU,
+    BayesianLSTM,
+    bayesianize,
+    prune_by_snr,
 )
 from kerasreg.layers.concrete_dropout import ConcreteDropout, SpatialConcreteDropout
 from kerasreg.layers.deterministic import to_deterministic
@@ -30,6 +35,9 @@ __all__ = [
     "BayesianConv2D",
     "BayesianConv3D",
     "BayesianDense",
+    "BayesianEmbedding",
+    "BayesianGRU",
+    "BayesianLSTM",
     "ConcreteDropout",
     "DropConnect",
     "DropConnectConv1D",
@@ -42,7 +50,9 @@ __all__ = [
     "SparseVariationalDense",
     "SpatialConcreteDropout",
     "VariationalDropout",
+    "bayesianize",
     "noisy",
+    "prune_by_snr",
     "sampling",
     "set_num_examples",
     "to_deterministic",
