@@ -195,7 +195,7 @@ LAYERS: list[Case] = [
     _layer(
         "BayesianEmbedding",
         lambda **kw: layers.BayesianEmbedding(
-            10, 4, num_examples=32, initial_scale=0.3, mask_zero=True, **kw
+            10, 4, num_examples=32, initial_scale=0.3, **kw
         ),
         (8, 5),
         "integers",

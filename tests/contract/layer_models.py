@@ -158,6 +158,7 @@ def check_gradient_accumulation(case: Case):
             optimizer=keras.optimizers.SGD(0.1, gradient_accumulation_steps=steps),
             run_eagerly=True,
         )
+        _quiet_at_zero(case, made)
         x0, batch = np.zeros_like(x), len(x) // (steps or 1)
         made.fit(x0, y, batch_size=batch, shuffle=False, verbose=0)
         weights.append(made.get_weights())
@@ -165,6 +166,14 @@ def check_gradient_accumulation(case: Case):
             assert np.isfinite(fit(case, made).history["loss"])
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def _quiet_at_zero(case: Case, made):
+    """Take the noise from a layer that has some where its inputs are zero."""
+    if "integers" in case.labels:
+        for w in noisy(made).trainable_weights:
+            if w.name.endswith("log_scale"):
+                w.assign(keras.ops.full(w.shape, -30.0))
 
 
 def check_half_precision(case: Case, policy):
@@ -192,6 +201,7 @@ def check_two_devices(case: Case, strategy):
     arguments = {"batch_size": len(x), "shuffle": False, "verbose": 0}
     losses = []
     for each in (mirrored, single):  # zero inputs: no noise
+        _quiet_at_zero(case, each)
         losses.append(each.fit(np.zeros_like(x), y, **arguments).history["loss"])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for a, b in zip(mirrored.get_weights(), single.get_weights(), strict=True):

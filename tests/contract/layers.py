@@ -16,7 +16,10 @@ from tests.cases import Case
 
 def inputs_of(case: Case, rows: int | None = None):
     shape = case.shape if rows is None else (rows, *case.shape[1:])
-    return np.random.default_rng(0).normal(size=shape).astype("float32")
+    rng = np.random.default_rng(0)
+    if "integers" in case.labels:  # as floats, which such layers take, too
+        return rng.integers(10, size=shape).astype("float32")
+    return rng.normal(size=shape).astype("float32")
 
 
 def built(case: Case, **arguments):
@@ -249,7 +252,8 @@ def check_losses_once(case: Case):
     for _ in range(2):
         penalized(x, training=True)
     penalized.set_weights(layer.get_weights())
-    kernel = getattr(penalized, "layer", penalized).kernel
+    inner = getattr(penalized, "layer", penalized)
+    kernel = getattr(inner, "cell", inner).kernel
     np.testing.assert_allclose(
         sum(numbers(penalized.losses)),
         0.25 * np.abs(numbers([kernel])[0]).sum() + sum(once),
