@@ -1,0 +1,194 @@
+"""Bayes by Backprop, 784-400-400-10 on MNIST: see README.md."""
+
+import math
+import os
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import harness  # sets the log level first
+import keras
+import mnist
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from kerasreg import uncertainty
+from kerasreg.layers import BayesianDense
+from kerasreg.regularizers import Prior
+
+UNITS = (400, 400, 10)
+BATCH = 128
+STEPS = 469  # an epoch
+EPOCHS = 20
+SAMPLES = 50
+GAUSSIAN = {"scale": 0.1}
+MIXTURE = {"pi": 0.5, "sigma1": math.exp(-2), "sigma2": math.exp(-6)}
+
+
+def plain():
+    """Plain layers."""
+    return [keras.layers.Dense(n, "relu") for n in UNITS[:-1]] + [
+        keras.layers.Dense(UNITS[-1])
+    ]
+
+
+def dropout():
+    """A fifth of the inputs and half of the hidden units dropped."""
+    rates = (0.2, 0.5, 0.5)
+    pairs = zip(rates, plain(), strict=True)
+    return [x for rate, dense in pairs for x in (keras.layers.Dropout(rate), dense)]
+
+
+def bayesian(prior):
+    """Normal posteriors on all kernels."""
+    arguments = {
+        "prior": prior,
+        "estimator": "local_reparameterization",
+        "num_examples": 60000,
+    }
+    return [BayesianDense(n, "relu", **arguments) for n in UNITS[:-1]] + [
+        BayesianDense(UNITS[-1], **arguments)
+    ]
+
+
+def gaussian():
+    """One Normal as the prior."""
+    return bayesian(Prior("Normal", params=GAUSSIAN))
+
+
+def mixture():
+    """Two Normals as the prior, the scale mixture of the paper."""
+    return bayesian(Prior("SpikeAndSlab", params=MIXTURE))
+
+
+def train(layers, data, epochs):
+    """Train one net; returns it and the seconds of `fit`."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((784,)), *layers()])
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * STEPS)
+    model.compile(
+        keras.optimizers.Adam(rate),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        steps_per_execution=STEPS // 7,
+        jit_compile=False,
+    )
+    begin = time.perf_counter()
+    model.fit(*data, BATCH, epochs=epochs, verbose=0)
+    return model, round(time.perf_counter() - begin)
+
+
+def probabilities(model, x):
+    """Predictions of the mean weights, without noise."""
+    logits = model.predict(x, batch_size=1000, verbose=0)
+    return np.asarray(keras.ops.softmax(logits))
+
+
+def samples(model, x):
+    """Predictions by an average over draws of the weights or of the dropped units."""
+    return uncertainty.predict(
+        model, x, SAMPLES, 2000, seed=0, likelihood="categorical", from_logits=True
+    )
+
+
+def error(p, y):
+    """Test error in per cent."""
+    return round(float(np.mean(np.argmax(p, axis=-1) != y) * 100), 2)
+
+
+def scores(p, y):
+    """Error and calibration of probabilities."""
+    metrics = {
+        "ece": uncertainty.ExpectedCalibrationError(15),
+        "nll": uncertainty.NegativeLogLikelihood(),
+        "brier": uncertainty.BrierScore(),
+    }
+    values = {name: round(float(m(y, p)), 4) for name, m in metrics.items()}
+    return {"error_percent": error(p, y), **values}
+
+
+def auroc(inside, outside):
+    """How well a number tells images of another kind from those of the test set."""
+    truth = np.repeat([0, 1], [len(inside), len(outside)])
+    value = roc_auc_score(truth, np.concatenate([inside, outside]))
+    return round(float(value), 4)
+
+
+def entropy(p):
+    """Entropy of each prediction, in nats."""
+    return -np.sum(p * np.log(np.maximum(p, 1e-30)), axis=-1)
+
+
+def judge(model, test, others):
+    """Scores on the test set, and against images of another kind."""
+    x, y = test
+    inside, outside = probabilities(model, x), probabilities(model, others)
+    mean = scores(inside, y)
+    mean["auroc_entropy"] = auroc(entropy(inside), entropy(outside))
+    if not any(isinstance(v, SAMPLED) for v in model.layers):
+        return {"mean_weights": mean}
+    inside, outside = samples(model, x), samples(model, others)
+    average = scores(inside.mean, y)
+    for name in ("predictive_entropy", "mutual_information"):
+        pair = getattr(inside, name), getattr(outside, name)
+        average[f"auroc_{name}"] = auroc(*pair)
+    return {"mean_weights": mean, "samples": average}
+
+
+SAMPLED = (keras.layers.Dropout, BayesianDense)
+
+
+def pruned(model, test):
+    """Test errors after pruning by signal-to-noise, and by the size of the weights."""
+    layers = [v for v in model.layers if isinstance(v, BayesianDense)]
+    kernels = [np.asarray(v.kernel) for v in layers]
+    deviations = [np.asarray(v.kernel_posterior.stddev()) for v in layers]
+    by_snr = [abs(k) / s for k, s in zip(kernels, deviations, strict=True)]
+    errors = {}
+    for name, ranks in (("snr", by_snr), ("magnitude", [abs(k) for k in kernels])):
+        everything = np.concatenate([r.ravel() for r in ranks])
+        for share in (0.5, 0.75, 0.95, 0.98):
+            least = np.quantile(everything, share)
+            for layer, kernel, rank in zip(layers, kernels, ranks, strict=True):
+                layer.kernel.assign(np.where(rank > least, kernel, 0.0))
+            p = probabilities(model, test[0])
+            errors[f"{name}_{share:.0%}"] = error(p, test[1])
+    for layer, kernel in zip(layers, kernels, strict=True):
+        layer.kernel.assign(kernel)
+    return errors
+
+
+def trained(layers, data, epochs):
+    """Train a net, or take it from the folder `KERASREG_NETS`, and keep it there."""
+    folder = os.environ.get("KERASREG_NETS")
+    if not folder:
+        return train(layers, data, epochs)
+    path = pathlib.Path(folder, f"{layers.__name__}_{epochs}.keras")
+    seconds = path.with_suffix(".seconds")
+    if not path.exists():
+        model, took = train(layers, data, epochs)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        model.save(path)
+        seconds.write_text(str(took))
+    return keras.models.load_model(path), int(seconds.read_text())
+
+
+def main():
+    """Train all nets and write the result, after each of them."""
+    quick = harness.arguments().quick
+    data, test = mnist.load()
+    others = mnist.load("fashion_mnist")[1][0]
+    epochs = 1 if quick else EPOCHS
+    result = {"epochs": epochs, "samples": SAMPLES, "gaussian_prior": GAUSSIAN}
+    result |= {"mixture_prior": MIXTURE, "nets": {}}
+    for layers in (plain, dropout, gaussian, mixture):
+        model, seconds = trained(layers, data, epochs)
+        net = {"seconds": seconds, **judge(model, test, others)}
+        if layers in (gaussian, mixture):
+            net["pruned_error_percent"] = pruned(model, test)
+        result["nets"][layers.__name__] = net
+        harness.write(__file__, result, quick)
+
+
+if __name__ == "__main__":
+    main()
