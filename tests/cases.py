@@ -322,6 +322,7 @@ PLAIN = [
     _plain(plots, "weight_histogram"),
     _plain(plots, "coefficient_path"),
     _plain(plots, "learning_curves"),
+    _plain(plots, "reliability_diagram"),
 ]
 
 CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *METRICS, *PLAIN]

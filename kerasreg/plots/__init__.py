@@ -11,6 +11,12 @@ figure.savefig("weights.png")
 
 from kerasreg.plots.coefficients import coefficient_path
 from kerasreg.plots.curves import learning_curves
+from kerasreg.plots.reliability import reliability_diagram
 from kerasreg.plots.weights import weight_histogram
 
-__all__ = ["coefficient_path", "learning_curves", "weight_histogram"]
+__all__ = [
+    "coefficient_path",
+    "learning_curves",
+    "reliability_diagram",
+    "weight_histogram",
+]
