@@ -1,5 +1,6 @@
 """Copy a model and put other layers in the place of some."""
 
+import contextlib
 import inspect
 
 import keras
@@ -60,7 +61,8 @@ class Rebuild:
     def _make(self, layer, name):
         if not isinstance(layer, keras.layers.Layer):
             return type(layer).from_config(layer.get_config())
-        other = self.replacement(layer, name)
+        with _scope(_parent(layer)):
+            other = self.replacement(layer, name)
         if other is not None:
             if not layer.trainable:
                 other.trainable = False
@@ -73,7 +75,8 @@ class Rebuild:
             return self._around(layer, name)
         if isinstance(layer, keras.Model):
             raise ValueError(self.refusal(layer))
-        return copy_layer(layer, **{**self.config(layer), "name": name})
+        with _scope(_parent(layer)):
+            return copy_layer(layer, **{**self.config(layer), "name": name})
 
     def _sequential(self, model, name):
         if type(model).call is not keras.Sequential.call:
@@ -116,7 +119,8 @@ class Rebuild:
         if isinstance(layer, keras.layers.TimeDistributed):
             inner = self.copy(layer.layer, layer.layer.name)
             copy = type(layer)(**{**config, "layer": inner})
-            copy.build_from_config(layer.get_build_config())
+            with _scope(_parent(layer)):
+                copy.build_from_config(layer.get_build_config())
         elif isinstance(layer, keras.layers.Bidirectional):
             copy = self._bidirectional(layer, config)
         else:
@@ -135,8 +139,10 @@ class Rebuild:
         }
         for key, part in parts.items():
             config[key] = keras.saving.serialize_keras_object(part)
-        copy = type(layer).from_config(config)
-        copy.build_from_config(layer.get_build_config())
+        with _scope(layer.path or ""):  # the parts are built as they are made
+            copy = type(layer).from_config(config)
+        with _scope(_parent(layer)):
+            copy.build_from_config(layer.get_build_config())
         copy_states(parts["layer"], copy.forward_layer)
         copy_states(parts["backward_layer"], copy.backward_layer)
         return copy
@@ -162,6 +168,19 @@ def check_built_model(model):
             "Invalid value for argument `model`. Expected a built model (call it on "
             f"data or give it an Input first). Received: model={model!r}"
         )
+
+
+def _parent(layer):
+    """The path of what a layer lies in: that of its weights without its own name."""
+    return (layer.path or "").rpartition("/")[0]
+
+
+def _scope(path):
+    """Give what is built inside paths that begin with this one."""
+    above, _, name = path.rpartition("/")
+    if not name:
+        return contextlib.nullcontext()
+    return keras.name_scope(name, override_parent=above)
 
 
 def _call(layer, *args, **kwargs):
