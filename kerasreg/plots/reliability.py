@@ -191,7 +191,7 @@ def _share_heights(grid):
 
 def _legend(figure, panels):
     """One legend for all panels: a kind of bar may be in some of them only."""
-    found = {}
+    found: dict = {}
     for axes in panels.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
