@@ -71,6 +71,22 @@ def _cut(words, dtype, shape):
     return ops.reshape(numbers[: _size(shape)], shape)
 
 
+def coin_and_bytes(chance, size, seed):
+    """One draw, since a call of the generator costs as much as 100,000 bytes.
+
+    Args:
+        chance: Python float in [0, 1].
+        size: How many bytes.
+        seed: What `next_seed` returned.
+
+    Returns:
+        A Boolean scalar that is true with probability `chance`, and independent
+        uniform bytes, a uint8 tensor of shape `(size,)`.
+    """
+    words = _words((1 + (size + 3) // 4,), seed)
+    return _unit(words[0]) < chance, _cut(words[1:], "uint8", (size,))
+
+
 def bernoulli(shape, keep, seed, dtype="float32"):
     """Ones with probability `keep`, and zeros.
 

@@ -60,17 +60,18 @@ class _DropConnect(keras.layers.Layer):
         kernel = ops.cast(self.kernel, self.compute_dtype)
         if self._keep == 1.0:
             return kernel
-        seed = random.next_seed(self.seed_generator)
-        mask = masks.batch_mask(kernel.shape, self._keep, seed)
-        return ops.where(mask, kernel, 0)
+        return self._one_mask(kernel)
 
     def _masked(self, inputs, kernel):
         inputs = ops.cast(inputs, kernel.dtype)  # integers, too
         if self.mask == "example":
             return masks.example_linear(self, inputs, kernel, self._law)
+        return self.linear(inputs, self._one_mask(kernel))
+
+    def _one_mask(self, kernel):
         seed = random.next_seed(self.seed_generator)
-        mask = masks.batch_mask(kernel.shape, self._keep, seed)
-        return self.linear(inputs, ops.where(mask, kernel, 0))
+        mask = masks.batch_mask(kernel.shape, self._keep, seed, self._kernel.value)
+        return ops.where(mask, kernel, 0)
 
     def _average(self, inputs, kernel, mean):
         """The mean of the activation of Normal variables, one draw at a time."""

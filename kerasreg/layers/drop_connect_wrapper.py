@@ -142,7 +142,9 @@ class DropConnect(keras.layers.Wrapper):
         keep = 1.0 - self.rate
         variables = self._chosen()
         shapes = [tuple(variable.shape) for variable in variables]
-        masks = draw_masks(shapes, keep, next_seed(self.seed_generator))
+        masks = draw_masks(
+            shapes, keep, next_seed(self.seed_generator), variables[0].value
+        )
         return [
             (variable, ops.where(mask, variable.value / keep, 0))
             for variable, mask in zip(variables, masks, strict=True)
@@ -224,16 +226,17 @@ class DropConnect(keras.layers.Wrapper):
         return cls(layer, **config)
 
 
-def draw_masks(shapes, keep, seed):
+def draw_masks(shapes, keep, seed, variable):
     """Boolean masks of these shapes, in one draw: each draw has a fixed cost.
 
     Args:
         shapes: List of tuples of integers.
         keep: Probability of `True`.
         seed: What `next_seed` returned.
+        variable: Of `batch_mask`.
     """
     ends = list(itertools.accumulate(math.prod(shape) for shape in shapes))
-    drawn = batch_mask((ends[-1],), keep, seed)
+    drawn = batch_mask((ends[-1],), keep, seed, variable)
     return [
         ops.reshape(drawn[start:end], shape)
         for start, end, shape in zip([0, *ends], ends, shapes, strict=False)

@@ -67,7 +67,7 @@ def masks(monkeypatch):
     """Draws masks that the test can see: a list of them, in order."""
     drawn = []
 
-    def draw_masks(shapes, keep, seed):
+    def draw_masks(shapes, keep, seed, variable):
         rng = np.random.default_rng(len(drawn))
         masks = [rng.random(shape) < keep for shape in shapes]
         drawn.extend(masks)

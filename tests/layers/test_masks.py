@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from kerasreg.layers import masks
 from kerasreg.random import next_seed, random_words
@@ -43,11 +44,50 @@ def test_words(seeds):
             assert abs(same - 0.5) < WORST * 0.5 / np.sqrt(words.size)
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.7, 0.1])
+def drawn(shape, keep, seeds):
+    variable = keras.Variable(np.zeros(1)).value
+    return masks.batch_mask(shape, keep, next_seed(seeds), variable).numpy()
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.7, 0.1, 0.25, 1 / 16, 0.01])
 def test_batch_mask(keep, seeds):
-    mask = masks.batch_mask((300, 200), keep, next_seed(seeds)).numpy()
+    mask = drawn((300, 203), keep, seeds)
     deviation = np.sqrt(keep * (1 - keep) / mask.size)
-    assert abs(mask.mean() - keep) < 1.2 * WORST * deviation  # rows share thresholds
+    assert abs(mask.mean() - keep) < 1.2 * WORST * deviation  # entries share thresholds
+    for lag in (1, 2, 8, 203, 26 * 8, mask.size // 16 * 2):
+        ones = mask.ravel() - keep
+        product = np.mean(ones[lag:] * ones[:-lag])
+        assert abs(product) < WORST * deviation**2 * np.sqrt(mask.size)
+
+
+@pytest.mark.parametrize("digits", [0, 1, 77, 128, 255])
+def test_joined_bits_have_their_probability(digits):
+    planes = np.arange(256) >> np.arange(8)[:, None] & 1  # all that can be drawn
+    planes = (planes * 255).astype("uint8")
+    for begin in (0, 255):
+        begin = np.full(256, begin, "uint8")
+        joined = np.asarray(masks._joined(begin, planes, digits))
+        assert set(joined) <= {0, 255}
+        assert np.sum(joined > 0) == digits + (begin[0] > 0)
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.9, 1 / 16])
+def test_counts_of_a_batch_mask_are_binomial(keep, seeds):
+    mask = drawn((2000, 4096), keep, seeds)
+    for counts in (mask.sum(1), mask.reshape(8, -1, 4096).sum((0, 2))):
+        size, trials = mask.size // len(counts), len(counts)
+        ratio = counts.var(ddof=1) / (size * keep * (1 - keep))
+        assert abs(ratio - 1) < WORST * np.sqrt(2 / trials)  # 1e-3 is what is shared
+
+
+def test_compiled_batch_mask_is_the_same(seeds):
+    seed, variable = next_seed(seeds), keras.Variable(np.zeros((400, 401))).value
+    draw = tf.function(lambda seed: masks.batch_mask((400, 401), 0.3, seed, variable))
+    plain = masks.batch_mask((400, 401), 0.3, seed, variable)
+    np.testing.assert_array_equal(draw(seed), plain)
+    assert "XlaMustCompile" in str(
+        draw.get_concrete_function(seed).graph.as_graph_def()
+    )
 
 
 # Masks shared by groups -------------------------------------------------------
