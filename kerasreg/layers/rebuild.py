@@ -115,16 +115,18 @@ class Rebuild:
 
     def _around(self, layer, name):
         """Copy a Keras layer that wraps layers which change."""
+        if not isinstance(
+            layer, keras.layers.TimeDistributed | keras.layers.Bidirectional
+        ):
+            raise ValueError(self.refusal(layer))
         config = {**self.config(layer), "name": name}
         if isinstance(layer, keras.layers.TimeDistributed):
             inner = self.copy(layer.layer, layer.layer.name)
             copy = type(layer)(**{**config, "layer": inner})
             with _scope(_parent(layer)):
                 copy.build_from_config(layer.get_build_config())
-        elif isinstance(layer, keras.layers.Bidirectional):
-            copy = self._bidirectional(layer, config)
         else:
-            raise ValueError(self.refusal(layer))
+            copy = self._bidirectional(layer, config)
         _set_trainable(copy, layer.trainable)
         return copy
 

@@ -110,8 +110,7 @@ def bayesianize(
     unknown = sorted(set(arguments) - set(OWN))
     if unknown:
         raise TypeError(
-            "`bayesianize` got unexpected arguments. Expected arguments of "
-            f"`BayesianDense` that `Dense` does not have: {list(OWN)}. "
+            f"`bayesianize` got unexpected arguments. Expected some of {list(OWN)}. "
             f"Received: {unknown}"
         )
     places = _places(model)
@@ -176,7 +175,7 @@ def _bayesian(layer, name, arguments):
         config[f"{weight.removesuffix('_kernel')}_regularizer"] = None
     for key in ("lora_rank", "lora_alpha"):
         config.pop(key, None)
-    bayesian = cls.from_config(config)
+    bayesian = cls(**config)  # `from_config` would hide errors in another
     if hasattr(layer, "use_cudnn"):  # not in its config
         bayesian.use_cudnn = layer.use_cudnn
     # An Embedding that was made with its weights has been built without a shape.

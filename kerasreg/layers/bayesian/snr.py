@@ -6,7 +6,6 @@ from keras import ops
 from kerasreg.layers.bayesian.base import Bayesian
 from kerasreg.layers.bayesian.posterior import NO_NOISE
 from kerasreg.layers.rebuild import check_built_model
-from kerasreg.regularizers.base import check_number
 from kerasreg.regularizers.sites import weight_paths
 
 
@@ -53,11 +52,7 @@ def prune_by_snr(model, fraction):
     1505.05424), section 5.1, table 2 and figure 4.
     """
     check_built_model(model)
-    if check_number("fraction", fraction) >= 1.0:
-        raise ValueError(
-            "Invalid value for argument `fraction`. Expected a number in [0, 1). "
-            f"Received: fraction={fraction!r}"
-        )
+    fraction = _check_fraction(fraction)
     posteriors = _posteriors(model)
     means = [ops.convert_to_numpy(p.mean).astype("float32") for p in posteriors]
     log_scales = [ops.convert_to_numpy(p.log_scale) for p in posteriors]
@@ -77,6 +72,19 @@ def prune_by_snr(model, fraction):
         posterior.log_scale.assign(np.where(part, NO_NOISE, log_scale))
         shares[paths[id(posterior.mean)]] = float(np.mean(mean == 0.0))
     return shares
+
+
+def _check_fraction(fraction):
+    message = (
+        "Invalid value for argument `fraction`. Expected a number in [0, 1). "
+        f"Received: fraction={fraction!r}"
+    )
+    number = isinstance(fraction, int | float | np.integer | np.floating)
+    if not number or isinstance(fraction, bool):
+        raise TypeError(message)
+    if not 0.0 <= fraction < 1.0:
+        raise ValueError(message)
+    return float(fraction)
 
 
 def _posteriors(model):
