@@ -118,7 +118,8 @@ class ExpectedCalibrationError(_Score):
         if p.shape[-1] == 1:
             confidence, hit = p[..., 0], target
         elif p.shape[-1] == _BINARY:
-            confidence, hit = p[..., 1], _at(target, p * 0.0 + [0.0, 1.0])
+            ones = ops.stack([0.0 * p[..., 0], 1.0 + 0.0 * p[..., 1]], axis=-1)
+            confidence, hit = p[..., 1], _at(target, ones)  # NaN stays NaN.
         else:
             confidence = ops.max(p, axis=-1)
             hit = _hits(target, p)
