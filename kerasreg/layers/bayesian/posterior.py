@@ -12,6 +12,8 @@ from kerasreg.extras import require
 # Its exponential is 0 in float32: a weight without any noise.
 NO_NOISE = -120.0
 
+_NEARLY_ZERO = 1e-6
+
 _ENTROPY = 0.5 * (1.0 + math.log(2.0 * math.pi))
 
 
@@ -89,12 +91,14 @@ class Posterior:
         for _ in range(self.kl_samples):
             seed = random.next_seed(self.layer.seed_generator)
             drawn = mean + scale * random.normal(shape, seed)
+            # A density can be infinite, or 0, at the exact zero of a pruned weight.
+            drawn = ops.where(ops.equal(drawn, 0.0), _NEARLY_ZERO, drawn)
             total = total + self.prior.log_prob(drawn, self.parameters)
         size = int(np.prod(shape))
         return -ops.sum(log_scale) - size * _ENTROPY - total / self.kl_samples
 
     def distribution(self):
-        """The posterior as a `tfp.distributions.Normal`, of the values of the moment."""
+        """The posterior of the moment, a `tfp.distributions.Normal`."""
         tfp = require("tensorflow_probability", "bayes")
         mean = ops.cast(ops.convert_to_tensor(self.mean), "float32")
         return tfp.distributions.Normal(mean, self.scale())

@@ -155,6 +155,8 @@ PRIORS = {
     "StudentT": Prior("StudentT"),
     "SpikeAndSlab": Prior("SpikeAndSlab"),
     "learned": Prior("Normal", trainable=["scale"]),
+    "infinite at zero": Prior("Horseshoe", params={"scale": 1.0}),
+    "zero at zero": Prior("DoublesidedMaxwell", loc=0.0, params={"scale": 1.0}),
     "hierarchical": Prior("Normal", hyperprior={"concentration": 1.0, "rate": 1.0}),
 }
 
