@@ -1,18 +1,20 @@
 """Predict with samples of a model that has noise."""
 
+import math
 import random
 import weakref
 
 import keras
 import numpy as np
-from keras import ops
 
-from kerasreg.layers import noise
 from kerasreg.uncertainty import stochastic
 from kerasreg.uncertainty.prediction import Prediction, likelihood_of
+from kerasreg.uncertainty.sampler import Sampler
 
 # Graphs of each model, and the state of its layers when they were traced.
 _graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+_HELD = 2**28  # bytes of what is before the noise and of outputs, for one draw
 
 
 def predict(
@@ -106,13 +108,17 @@ def predict(
     law = likelihood_of(model, likelihood, from_logits, spread, noise_variance)
     base = random.SystemRandom().getrandbits(62) if seed is None else int(seed)
     words = np.array([base & 0x7FFFFFFF, base >> 31 & 0x7FFFFFFF], "int32")
-    batches, total = _batches(x, batch_size)
+    chosen = stochastic.keras_samplers(model, tuple(training_layers))
+    together = 1 if jit_compile else _together(model, x, chosen, batch_size)
+    blocks, total = _blocks(x, batch_size * together)
     bar = keras.utils.Progbar(total) if verbose else None
+    options = (law, keep_samples, tuple(training_layers), jit_compile,
+               samples if jit_compile else None,
+               batch_size if together > 1 else None)  # fmt: skip
     parts: list = []
-    for index, inputs in enumerate(batches):
-        run = _graph(model, inputs, law, keep_samples, training_layers, jit_compile,
-                     samples if jit_compile else None)  # fmt: skip
-        stats = run(inputs, words, np.int32(index), np.int32(samples))
+    for index, inputs in enumerate(blocks):
+        sampler, run = _graph(model, inputs, *options)
+        stats = run(inputs, words, np.int32(index * together), np.int32(samples))
         parts.append(keras.tree.map_structure(np.asarray, stats))
         if bar:
             bar.update(index + 1)
@@ -121,17 +127,16 @@ def predict(
             "Invalid value for argument `x`. Expected at least one input. "
             "Received none."
         )
-    return _collect(parts, law, samples)
+    return _collect(sampler.structure, parts, law, samples)
 
 
-def _collect(parts, law, samples):
-    """Put the batches together."""
-    structure, first = parts[0]
+def _collect(structure, parts, law, samples):
+    """Put the blocks together."""
     outputs = []
-    for i, keys in enumerate(first):
+    for i, keys in enumerate(parts[0]):
         joined = {
             key: np.concatenate(
-                [stats[i][key] for _, stats in parts], axis=int("samples" in key)
+                [stats[i][key] for stats in parts], axis=int("samples" in key)
             )
             for key in keys
         }
@@ -139,8 +144,8 @@ def _collect(parts, law, samples):
     return keras.tree.pack_sequence_as(structure, outputs)
 
 
-def _graph(model, inputs, law, keep, training_layers, jit_compile, samples):
-    """The traced function of a model for inputs like these."""
+def _graph(model, inputs, law, keep, training_layers, jit_compile, samples, size):
+    """The sampler of a model for inputs like these, and its traced function."""
     # tensorflow: its graphs.
     import tensorflow as tf
 
@@ -150,130 +155,65 @@ def _graph(model, inputs, law, keep, training_layers, jit_compile, samples):
     specs = keras.tree.map_structure(
         lambda t: tf.TensorSpec((None, *t.shape[1:]), t.dtype), inputs
     )
-    key = (repr(specs), law, keep, tuple(training_layers), jit_compile, samples)
+    key = (repr(specs), law, keep, training_layers, jit_compile, samples, size)
     known = _graphs[model][1]
     if key not in known:
-        function = _sampler(weakref.ref(model), law, keep, training_layers, samples)
+        sampler = Sampler(model, law, keep, training_layers, size)
+
+        def function(inputs, seed, first, count):
+            # XLA needs to know how many there are.
+            return sampler(inputs, seed, first, samples or count)
+
         scalar = tf.TensorSpec((), tf.int32)
-        known[key] = tf.function(
-            function,
-            input_signature=(specs, tf.TensorSpec((2,), tf.int32), scalar, scalar),
-            jit_compile=jit_compile,
-            autograph=False,
+        known[key] = (
+            sampler,
+            tf.function(
+                function,
+                input_signature=(specs, tf.TensorSpec((2,), tf.int32), scalar, scalar),
+                jit_compile=jit_compile,
+                autograph=False,
+            ),
         )
     return known[key]
 
 
-def _sampler(reference, law, keep, training_layers, fixed):
-    """The function to trace: statistics of a batch over samples."""
-    # tensorflow: its loops, which run in one graph.
-    import tensorflow as tf
-
-    fold = tf.random.experimental.stateless_fold_in
-
-    def function(inputs, seed, batch, samples):
-        model = reference()
-        chosen = stochastic.keras_samplers(model, tuple(training_layers))
-        samples = samples if fixed is None else fixed
-        with stochastic.LOCK:
-            start, sampled = stochastic.cut(model, chosen)
-            asked = noise.times_asked()
-            structure: list = []
-            if start is not None:
-                with keras.StatelessScope():
-                    inputs = start(inputs)
-            masks = [getattr(t, "_keras_mask", None) for t in _flat(inputs)]
-
-            def outputs_of(index):
-                own = fold(seed, index)
-                draws = stochastic.draw_weights(model, chosen, fold(own, -1))
-                for tensor, mask in zip(_flat(inputs), masks, strict=True):
-                    if mask is not None:
-                        tensor._keras_mask = mask
-                outputs = stochastic.call_sampled(
-                    sampled, inputs, chosen, draws, fold(own, batch)
-                )
-                if not (chosen or draws or noise.times_asked() > asked):
-                    raise ValueError(_nothing(model))
-                outputs, values = law.values(outputs)
-                structure[:] = [keras.tree.map_structure(lambda _: 0, outputs)]
-                return values
-
-            def body(index, state, kept):
-                values = outputs_of(index)
-                count = ops.cast(index + 1, "float32")
-                state = [
-                    _update(s, v, count) for s, v in zip(state, values, strict=True)
-                ]
-                if keep:
-                    kept = [
-                        {key: array.write(index, v[key]) for key, array in k.items()}
-                        for k, v in zip(kept, values, strict=True)
-                    ]
-                return index + 1, state, kept
-
-            shapes = outputs_of(tf.constant(0))  # unused: TensorFlow prunes it
-            state = [
-                {key: ops.zeros_like(value) for key, value in v.items()}
-                | {"m2": ops.zeros_like(v["mean"])}
-                for v in shapes
-            ]
-            kept = [
-                {
-                    key: tf.TensorArray(value.dtype, samples, element_shape=value.shape)
-                    for key, value in v.items()
-                    if key != "entropy"
-                }
-                for v in (shapes if keep else [])
-            ]
-            _, state, kept = tf.while_loop(
-                lambda index, *_: index < samples,
-                body,
-                (tf.constant(0), state, kept),
-                parallel_iterations=1,
-            )
-        for own, arrays in zip(state, kept, strict=bool(keep)):
-            own |= {f"{key} samples": array.stack() for key, array in arrays.items()}
-        return structure[0], state
-
-    return function
+def _together(model, x, chosen, batch_size):
+    """How many batches use one draw of the weights, within the memory for it."""
+    if not stochastic.weight_samplers(model) or hasattr(x, "cardinality"):
+        return 1
+    start, sampled = stochastic.cut(model, chosen)
+    held = keras.tree.flatten(x) if start is None else sampled.inputs
+    shapes = [tuple(t.shape)[1:] for t in held]
+    shapes += [tuple(t.shape)[1:] for t in getattr(model, "outputs", None) or []]
+    if any(n is None for shape in shapes for n in shape):
+        return 1
+    size = 4 * sum(math.prod(shape) for shape in shapes)
+    return max(1, _HELD // (size * batch_size))
 
 
-def _update(state, value, count):
-    """Welford's step: running means, and the squared deviations from the first."""
-    new = {}
-    for key, x in value.items():
-        new[key] = state[key] + (x - state[key]) / ops.cast(count, x.dtype)
-    deviation = (value["mean"] - state["mean"]) * (value["mean"] - new["mean"])
-    return new | {"m2": state["m2"] + deviation}
-
-
-def _flat(inputs):
-    return keras.tree.flatten(inputs)
-
-
-def _batches(x, batch_size):
-    """Batches of tensors, and how many if it is known."""
+def _blocks(x, block):
+    """Blocks of tensors, and how many if it is known."""
     # tensorflow: its datasets.
     import tensorflow as tf
 
     if isinstance(x, tf.data.Dataset):
         total = int(x.cardinality())
         inputs = (keras.utils.unpack_x_y_sample_weight(batch)[0] for batch in x)
-        return inputs, total if total >= 0 else None
+        some = (i for i in inputs if keras.tree.flatten(i)[0].shape[0])
+        return some, total if total >= 0 else None
     x = keras.tree.map_structure(lambda a: a if tf.is_tensor(a) else np.asarray(a), x)
-    lengths = {int(a.shape[0]) if a.ndim else 0 for a in _flat(x)}
+    lengths = {int(a.shape[0]) if a.ndim else 0 for a in keras.tree.flatten(x)}
     if len(lengths) != 1:
         raise ValueError(
             "Invalid value for argument `x`. Expected arrays of the same length. "
             f"Received: lengths {sorted(lengths)}"
         )
     (length,) = lengths
-    starts = range(0, length, batch_size)
+    starts = range(0, length, block)
 
     def batch(start):
         return keras.tree.map_structure(
-            lambda a: tf.convert_to_tensor(_narrow(a[start : start + batch_size])), x
+            lambda a: tf.convert_to_tensor(_narrow(a[start : start + block])), x
         )
 
     return map(batch, starts), len(starts)
@@ -304,11 +244,3 @@ def _check(model, samples, batch_size):
                 "Invalid value for argument `model`. Expected no stateful recurrent "
                 f"layer, whose states samples would share. Received: {layer.name!r}"
             )
-
-
-def _nothing(model):
-    return (
-        "Invalid value for argument `model`. Expected a model with noise: a layer of "
-        "`kerasreg.layers` that has some, or dropout at a rate above zero. Received: "
-        f"{model.name!r}, in which nothing samples."
-    )

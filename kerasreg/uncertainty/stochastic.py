@@ -1,12 +1,14 @@
 """What samples in a model, and how to turn on that and nothing else."""
 
 import contextlib
+import functools
 import itertools
 import threading
 
 import keras
 from keras import ops
 
+from kerasreg import random
 from kerasreg.layers import noise, sampling
 
 # Tracing changes methods of layers for a moment: one thread at a time.
@@ -111,7 +113,7 @@ def turned_on(chosen):
     """
     before = [vars(layer).get("call") for layer in chosen]
     for layer in chosen:
-        vars(layer)["call"] = _in_training(layer.call)
+        vars(layer)["call"] = _call_of(layer)
     try:
         with sampling():
             yield
@@ -123,11 +125,27 @@ def turned_on(chosen):
                 vars(layer)["call"] = call
 
 
-def _in_training(call):
+def _call_of(layer):
+    """The layer's call in training mode, with a fast generator for plain Dropout."""
+    call = layer.call
+    if type(layer).call is keras.layers.Dropout.call and layer.rate < 1:
+        return functools.partial(_dropout, layer)
+
     def training_call(*args, **kwargs):
         return call(*args, **{**kwargs, "training": True})
 
     return training_call
+
+
+def _dropout(layer, inputs, training=True):
+    """What `keras.layers.Dropout` does in training."""
+    keep, shape = 1.0 - layer.rate, ops.shape(inputs)
+    if layer.noise_shape is not None:
+        pairs = zip(layer.noise_shape, shape, strict=True)
+        shape = tuple(theirs if own is None else own for own, theirs in pairs)
+    seed = random.next_seed(layer.seed_generator)
+    kept = random.bernoulli(shape, keep, seed, "bool")
+    return ops.where(kept, inputs * (1.0 / keep), ops.zeros((), inputs.dtype))
 
 
 @contextlib.contextmanager
