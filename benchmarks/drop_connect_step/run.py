@@ -163,7 +163,7 @@ def accuracy(draws, masks):
 
 def main():
     quick = harness.arguments().quick
-    steps, rounds = (2, 2) if quick else (10, 21)
+    steps, rounds = (2, 2) if quick else (5, 15)
     modes = (("default", "auto"), ("jit_compile=True", True))
     result = {
         "training step": {

@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -19,36 +20,35 @@ from kerasreg.layers import (
 )
 
 KL_STRENGTH = 1.3
-SHARES = {"dense": 0.15, "sparse": 0.75, "fine_tuned": 0.1}  # of the time
 
 
-class Clock(keras.callbacks.Callback):
-    """Stop when the time is over; let the rate fall to zero until then."""
+class StopAt(keras.callbacks.Callback):
+    """End the program after the epoch in which the time is over."""
 
-    def __init__(self, seconds, rate, power):
+    def __init__(self, minutes):
         super().__init__()
-        self._seconds, self._rate, self._power = seconds, rate, power
-        self.epochs = 0.0
+        self._begin, self._minutes = time.perf_counter(), minutes
+        self.epochs = 0
 
-    def on_train_begin(self, logs=None):
-        """Start the clock."""
-        self._begin = time.perf_counter()
+    @property
+    def minutes(self):
+        """What was used so far."""
+        return round((time.perf_counter() - self._begin) / 60, 1)
 
-    def on_train_batch_begin(self, batch, logs=None):
-        """Set the rate by the time that is left."""
-        left = max(1 - (time.perf_counter() - self._begin) / self._seconds, 0.0)
-        self.model.optimizer.learning_rate = self._rate * left**self._power
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Stop."""
-        self.epochs += 0.25
-        if time.perf_counter() - self._begin > self._seconds:
-            self.model.stop_training = True
+    def on_epoch_end(self, epoch, logs=None):
+        """Stop, or go on."""
+        self.epochs += 1
+        print(f"epoch {epoch}: {self.minutes} minutes", logs, flush=True)
+        if self.minutes > self._minutes:
+            sys.exit("The time is over. The same command goes on from here.")
 
 
-def lenet(conv, dense, noise, **arguments):
-    """LeNet-5-Caffe; with dropout, if `noise`."""
-    first, second = [[keras.layers.Dropout(0.5)] if noise else [] for _ in range(2)]
+def lenet(conv, dense, dropout=None, **arguments):
+    """LeNet-5-Caffe."""
+
+    def drop():
+        return [] if dropout is None else [keras.layers.Dropout(dropout)]
+
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -57,84 +57,79 @@ def lenet(conv, dense, noise, **arguments):
             conv(50, 5, **arguments),
             keras.layers.MaxPooling2D(),
             keras.layers.Flatten(),
-            *first,
+            *drop(),
             dense(500, activation="relu", **arguments),
-            *second,
+            *drop(),
             dense(10, **arguments),
         ]
     )
 
 
-def fit(model, data, seconds, rate, power, callbacks=(), epochs=10000):
-    """Train for a time. Returns what was done."""
-    sparsify.compile_for(model, rate, jit_compile=False)
-    clock = Clock(seconds, rate, power)
+def fit(model, data, epochs, rate, power, folder, callbacks):
+    """Train with a rate that falls to zero, from where an earlier run stopped."""
+    schedule = keras.optimizers.schedules.PolynomialDecay(
+        rate, epochs * sparsify.STEPS, 0.0, power
+    )
+    sparsify.compile_for(model, schedule, jit_compile=False)
     model.fit(
         *data,
         sparsify.BATCH,
         epochs=epochs,
         verbose=0,
-        callbacks=[clock, *callbacks],
+        callbacks=[
+            keras.callbacks.BackupAndRestore(str(folder), delete_checkpoint=False),
+            *callbacks,
+        ],
     )
-    return clock.epochs
 
 
-def seconds_an_epoch(model, data):
-    """Of a compiled model, without the time of tracing. The model is not the same."""
-    sparsify.compile_for(model, 0.0, jit_compile=False)
-    half = [array[:30000] for array in data]
-    model.fit(*half, sparsify.BATCH, epochs=1, verbose=0)
-    begin = time.perf_counter()
-    model.fit(*half, sparsify.BATCH, epochs=1, verbose=0)
-    return 2 * (time.perf_counter() - begin)
-
-
-def run(minutes, kl_strength, data, report):
+def run(data, epochs, folder, stop, report):
     """Train one net; `report` is called with the result after each phase."""
     train, test = data
     keras.utils.set_random_seed(0)
-    begin = time.perf_counter()
-    seconds = {name: share * minutes * 60 for name, share in SHARES.items()}
-    result = {"minutes": minutes, "kl_strength": kl_strength, "epochs": {}}
+    result = {"epochs": epochs, "kl_strength": KL_STRENGTH}
 
-    def done(name, model, epochs):
-        result["epochs"][name] = epochs
-        result[name] = sparsify.judge(model, test)
-        result["seconds"] = round(time.perf_counter() - begin)
+    def done(phase, model):
+        result[phase] = sparsify.judge(model, test)
+        result["minutes"], result["epochs_of_this_run"] = stop.minutes, stop.epochs
         report(result)
 
-    dense = lenet(
-        keras.layers.Conv2D, keras.layers.Dense, True, kernel_initializer="he_normal"
-    )
-    done("dense", dense, fit(dense, train, seconds["dense"], 1e-3, 1.0))
+    plain = keras.layers.Conv2D, keras.layers.Dense
+    dense = lenet(*plain, dropout=0.5, kernel_initializer="he_normal")
+    fit(dense, train, epochs[0], 1e-3, 1.0, folder / "dense", [stop])
+    done("dense", dense)
 
-    arguments = {"num_examples": len(train[0]), "kl_strength": kl_strength}
-    classes = SparseVariationalConv2D, SparseVariationalDense
-    one = seconds_an_epoch(lenet(*classes, False, **arguments), train)
-    result["seconds_a_sparse_epoch"] = round(one, 1)
-    model = lenet(*classes, False, **arguments)
-    sparsify.start_from(model, dense.get_weights())
-    warmup = KLWarmup(0, seconds["sparse"] / one / 4, every="batch")
-    epochs = fit(model, train, seconds["sparse"], 2e-3, 2.0, [warmup])
-    plain = to_deterministic(model)
-    done("sparse", plain, epochs)
+    arguments = {"num_examples": len(train[0]), "kl_strength": KL_STRENGTH}
+    sparse = lenet(SparseVariationalConv2D, SparseVariationalDense, **arguments)
+    sparsify.start_from(sparse, dense.get_weights())
+    warmup = KLWarmup(0, epochs[1] / 4, every="batch")
+    fit(sparse, train, epochs[1], 2e-3, 2.0, folder / "sparse", [warmup, stop])
+    pruned = to_deterministic(sparse)
+    done("sparse", pruned)
 
-    sparsify.hold_zeros(plain)
-    done("fine_tuned", plain, fit(plain, train, seconds["fine_tuned"], 3e-4, 1.0))
+    sparsify.hold_zeros(pruned)
+    fit(pruned, train, epochs[2], 3e-4, 1.0, folder / "fine_tuned", [stop])
+    done("fine_tuned", pruned)
 
 
 def main():
     """Train, and write the result after each phase."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--quick", action="store_true", help="try the script")
+    parser.add_argument(
+        "--minutes", type=float, default=120, help="stop then; run again to go on"
+    )
+    parser.add_argument("--folder", help="of what has been trained so far")
     arguments = parser.parse_args()
     data = [(x.reshape(-1, 28, 28, 1), y) for x, y in mnist.load()]
-    minutes = 1.0 if arguments.quick else arguments.minutes
+    epochs = (20, 70, 8)
+    if arguments.quick:
+        epochs, data[0] = (1, 2, 1), tuple(array[:2400] for array in data[0])
     run(
-        minutes,
-        KL_STRENGTH,
         data,
+        epochs,
+        pathlib.Path(arguments.folder or tempfile.mkdtemp()),
+        StopAt(arguments.minutes),
         lambda result: harness.write(__file__, result, arguments.quick),
     )
 

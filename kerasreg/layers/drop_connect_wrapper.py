@@ -33,8 +33,9 @@ class DropConnect(keras.layers.Wrapper):
     """Drops single weights of any layer in training: `W·M / (1 − rate)`.
 
     Each call draws one mask for each chosen weight, with entries
-    `M ~ Bernoulli(1 − rate)`, independent of each other and the same for all
-    examples of the batch. In a recurrent layer it is the same at all time steps.
+    `M ~ Bernoulli(1 − rate)`, independent of each other (to within a correlation of
+    1e-4 in groups of eight) and the same for all examples of the batch. In a
+    recurrent layer it is the same at all time steps.
 
     Kept weights are scaled up in training, as `keras.layers.Dropout` does with
     units. At inference the layer is used as it is, so it predicts the same when it
