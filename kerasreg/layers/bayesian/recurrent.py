@@ -95,21 +95,18 @@ class _BayesianRecurrent(Bayesian):
         bits = fair_bits((ops.shape(sequences)[0], sum(sizes)), seed)
         ends = [sum(sizes[:k]) for k in range(1, 4)]
         turns = ops.split(signs(bits, dtype), ends, axis=1)
-        turns = [turns[:2], turns[2:]]
+        rows, columns = turns[::2], turns[1::2]
         biases = [None, None]
         if self.use_bias:
             # A GRU with `reset_after` has two, in the rows of one weight.
-            rows = ops.reshape(ops.cast(cell.bias, dtype), (-1, sizes[1]))
-            biases[: rows.shape[0]] = ops.unstack(rows)
+            own = ops.unstack(ops.reshape(ops.cast(cell.bias, dtype), (-1, sizes[1])))
+            biases[: len(own)] = own
         if self.bayesian_bias:
             noise = ops.unstack(ops.reshape(noises[2], (-1, sizes[1])))
             for k, drawn_noise in enumerate(noise):
-                biases[k] = biases[k] + drawn_noise * turns[k][1]
+                biases[k] = biases[k] + drawn_noise * columns[k]
         return [
-            Turned(mean, noise, *both, bias)
-            for mean, noise, both, bias in zip(
-                means, noises, turns, biases, strict=False
-            )
+            Turned(means[k], noises[k], rows[k], columns[k], biases[k]) for k in (0, 1)
         ]
 
     @property
@@ -133,7 +130,7 @@ class _BayesianRecurrent(Bayesian):
         return plain
 
 
-class _DropoutSeed:
+class _DropoutSeed(keras.layers.Layer):
     """Hands a seed to the dropout of the Keras layer: `seed` is that of the weights."""
 
     def __init__(self, *args, dropout_seed=None, **kwargs):
