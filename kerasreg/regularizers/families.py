@@ -60,9 +60,13 @@ class Family:
             key: ops.cast(ops.convert_to_tensor(value), w.dtype)
             for key, value in params.items()
         }
+        self.check_fit(w, **params)
+        return ops.sum(self.log_density(w, **params))
+
+    def check_fit(self, w, **params):
+        """Check that the parameters broadcast to the weight."""
         for value in params.values():
             check_broadcast(self.name, (), tuple(value.shape), tuple(w.shape))
-        return ops.sum(self.log_density(w, **params))
 
     def log_density(self, w, *args, **params):
         """Log p of each weight."""
@@ -96,6 +100,7 @@ class Normal(_LocationScale):
         """Σ log s/σ + (σ² + (μ − loc)²)/(2s²) − ½."""
         loc = ops.convert_to_tensor(params["loc"], "float32")
         scale = ops.convert_to_tensor(params["scale"], "float32")
+        self.check_fit(mean, loc=loc, scale=scale)
         second = ops.square(ops.exp(log_scale)) + ops.square(mean - loc)
         each = second / (2.0 * ops.square(scale)) + (ops.log(scale) - 0.5) - log_scale
         return ops.sum(each)
@@ -115,6 +120,7 @@ class Laplace(_LocationScale):
         """
         loc = ops.convert_to_tensor(params["loc"], "float32")
         scale = ops.convert_to_tensor(params["scale"], "float32")
+        self.check_fit(mean, loc=loc, scale=scale)
         m = mean - loc
         z = ops.clip(m * ops.exp(-ops.maximum(log_scale, -60.0)), -20.0, 20.0)
         spread = math.sqrt(2.0 / math.pi) * ops.exp(log_scale - ops.square(z) / 2.0)

@@ -129,8 +129,8 @@ class Bayesian(Evidence):
     def enable_lora(self, *args, **kwargs):
         """Not for this layer: its noise is that of each entry of the weight."""
         raise NotImplementedError(
-            f"`{type(self).__name__}` has no low-rank adaptation. Adapt the plain layer "
-            "that `to_plain()` returns."
+            f"`{type(self).__name__}` has no low-rank adaptation. Adapt the plain "
+            "layer that `to_plain()` returns."
         )
 
     def save_own_variables(self, store):
