@@ -114,8 +114,11 @@ class Prediction:
         variance of the noise.
         """
         if self._needs_likelihood() != "normal":
-            # Entropy is concave: a larger mean is by rounding.
-            return np.minimum(self._stats["entropy"], self.total_uncertainty)
+            # Entropy is concave, so a mean larger than the total is by rounding; one
+            # that is larger by more is shown as it is.
+            entropy, total = self._stats["entropy"], self.total_uncertainty
+            rounded = entropy - total < 1e-5 * (1 + total)
+            return np.where(rounded, np.minimum(entropy, total), entropy)
         if "noise" in self._stats:
             return self._stats["noise"]
         return np.full_like(self.mean, self._noise_variance)

@@ -46,11 +46,8 @@ class Sampler:
         Returns:
             A list of a dict of statistics for each output.
         """
-        # tensorflow: folds a count into a seed.
-        import tensorflow as tf
-
-        fold = tf.random.experimental.stateless_fold_in
-        model, asked = self.reference(), noise.times_asked()
+        model, fold = self.reference(), stochastic.fold
+        asked = noise.times_asked()
         chosen = stochastic.keras_samplers(model, self.training_layers)
 
         def values_of(index):
@@ -148,7 +145,7 @@ class Sampler:
         # tensorflow: its loops, which run in one graph.
         import tensorflow as tf
 
-        values = values_of(tf.constant(0))
+        values = values_of(0)
         state = [v | {"m2": ops.zeros_like(v["mean"])} for v in values]
         kept = [
             {

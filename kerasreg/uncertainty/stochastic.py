@@ -78,9 +78,18 @@ def may_sample(operation, chosen):
         return _has_generator(operation)
     ids = {id(layer) for layer in chosen}
     return any(
-        id(layer) in ids or hasattr(layer, "draw_weights") or _has_generator(layer)
+        id(layer) in ids
+        or hasattr(layer, "draw_weights")
+        or _has_generator(layer)
+        or _may_do_anything(layer)
         for layer in operation._flatten_layers()
     )
+
+
+def _may_do_anything(layer):
+    """Whether a layer is of others, who may draw from wherever they like."""
+    own = type(layer).__module__.startswith(("keras.", "kerasreg."))
+    return not own or isinstance(layer, keras.layers.Lambda)
 
 
 def _has_generator(thing):
@@ -148,6 +157,19 @@ def _dropout(layer, inputs, training=True):
     return ops.where(kept, inputs * (1.0 / keep), ops.zeros((), inputs.dtype))
 
 
+def fold(seed, number):
+    """A seed made from another and a number, the same with XLA and without.
+
+    Args:
+        seed: Integer tensor of shape (2,).
+        number: Integer or scalar tensor.
+    """
+    # tensorflow: named generator.
+    import tensorflow as tf
+
+    return tf.random.experimental.stateless_fold_in(seed, number, alg="philox")
+
+
 @contextlib.contextmanager
 def seeded(seed):
     """All generators yield seeds made from this one, and keep their own state.
@@ -155,17 +177,13 @@ def seeded(seed):
     Args:
         seed: Integer tensor of shape (2,).
     """
-    # tensorflow: folds a count into a seed.
-    import tensorflow as tf
-
     kind = keras.random.SeedGenerator
     original, thread, count = kind.next, threading.get_ident(), itertools.count()
 
     def next_seed(generator, ordered=True):
         if threading.get_ident() != thread:
             return original(generator, ordered)
-        folded = tf.random.experimental.stateless_fold_in(seed, next(count))
-        return ops.cast(folded, generator.state.dtype)
+        return ops.cast(fold(seed, next(count)), generator.state.dtype)
 
     kind.next = next_seed
     try:
