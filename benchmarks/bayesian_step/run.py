@@ -1,4 +1,4 @@
-"""The cost of a training step with Bayesian layers, beside tfp.layers: see README.md."""
+"""The cost of a training step with Bayesian layers, beside tfp.layers."""
 
 import pathlib
 import sys
