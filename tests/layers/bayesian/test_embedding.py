@@ -136,7 +136,7 @@ def test_rare_words_keep_the_prior(estimator):
         estimator=estimator,
         num_examples=150,
         kl_strength=2 * 0.2**2,
-        initial_scale=0.3,
+        initial_scale=0.06,
     )
     model = keras.Sequential([keras.Input(()), layer])
     rate = keras.optimizers.schedules.PolynomialDecay(0.02, 2000, 0.0, 2.0)
