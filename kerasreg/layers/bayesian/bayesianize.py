@@ -79,8 +79,8 @@ def bayesianize(
 
     Raises:
         ValueError: If the model is not built, is subclassed, or has no such layers; if
-            a key matches none of them; or if one lies inside another layer, where it
-            cannot be replaced.
+            a key matches none of them; if one is quantized, or lies inside another
+            layer, where it cannot be replaced.
         TypeError: If the model, a key or an argument is of the wrong kind.
 
     Example:
@@ -164,6 +164,11 @@ class _Bayesian(Rebuild):
 
 def _bayesian(layer, name, arguments):
     """The Bayesian layer of a Keras layer, with its weights as the means."""
+    if getattr(layer, "quantization_mode", None):
+        raise ValueError(
+            "Invalid value for argument `model`. Expected layers whose weights can be "
+            f"trained. Received: the layer {layer.name!r}, which is quantized"
+        )
     cls = CLASSES[type(layer)]
     if not getattr(layer, "use_bias", False):
         arguments.pop("bayesian_bias", None)

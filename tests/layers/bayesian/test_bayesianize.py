@@ -43,6 +43,7 @@ def branches():
     again, _ = block(ops.relu(b))
     x = L.Concatenate(name="joined")([left, right, again])
     x = L.Conv1D(4, 3, padding="causal", name="conv")(x)
+    x = L.MultiHeadAttention(1, 2, name="attention")(x, x)
     x = L.TimeDistributed(L.Dense(4, name="each"), name="steps_of")(x)
     x = L.Bidirectional(L.LSTM(3, return_sequences=True), name="both")(x)
     gru, state = L.GRU(4, return_state=True, name="gru")(a)
@@ -286,7 +287,9 @@ def test_a_trained_net_goes_on_learning(tmp_path):
     equal(predict(bayesian, x), predict(model, x))
     set_num_examples(bayesian, len(x))
     bayesian.compile(
-        keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", metrics=["accuracy"]
+        keras.optimizers.Adam(0.02),
+        "sparse_categorical_crossentropy",
+        metrics=["accuracy"],
     )
     history = bayesian.fit(x, label, epochs=20, verbose=0).history
     assert np.mean(history["loss"][-3:]) < 0.8 * history["loss"][0]

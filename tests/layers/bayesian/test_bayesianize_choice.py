@@ -199,6 +199,17 @@ def test_not_a_built_model():
         bayesianize("model", N)
 
 
+def test_quantized_layers():
+    model = keras.Sequential([keras.Input((5,)), L.Dense(2, name="d")])
+    model.layers[0].quantize("int8")
+    with pytest.raises(ValueError) as caught:
+        bayesianize(model, N)
+    assert str(caught.value) == (
+        "Invalid value for argument `model`. Expected layers whose weights can be "
+        "trained. Received: the layer 'd', which is quantized"
+    )
+
+
 class Subclassed(keras.Model):
     def __init__(self, name):
         super().__init__(name=name)
