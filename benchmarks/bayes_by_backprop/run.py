@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from kerasreg import uncertainty
-from kerasreg.layers import BayesianDense
+from kerasreg.layers import BayesianDense, prune_by_snr
 from kerasreg.regularizers import Prior
 
 UNITS = (400, 400, 10)
@@ -22,6 +22,8 @@ BATCH = 128
 STEPS = 469  # an epoch
 EPOCHS = 20
 SAMPLES = 50
+SHARES = (0.5, 0.75, 0.95, 0.98)  # pruned
+SAMPLED = (keras.layers.Dropout, BayesianDense)
 GAUSSIAN = {"scale": 0.1}
 MIXTURE = {"pi": 0.5, "sigma1": math.exp(-2), "sigma2": math.exp(-6)}
 
@@ -40,9 +42,10 @@ def dropout():
     return [x for rate, dense in pairs for x in (keras.layers.Dropout(rate), dense)]
 
 
-def bayesian(prior):
+def bayesian(prior, kl_strength=1.0):
     """Normal posteriors on all kernels."""
     arguments = {
+        "kl_strength": kl_strength,
         "prior": prior,
         "estimator": "local_reparameterization",
         "num_examples": 60000,
@@ -55,6 +58,11 @@ def bayesian(prior):
 def gaussian():
     """One Normal as the prior."""
     return bayesian(Prior("Normal", params=GAUSSIAN))
+
+
+def gaussian_cold():
+    """The same with a tenth of the divergence, which is not the evidence bound."""
+    return bayesian(Prior("Normal", params=GAUSSIAN), 0.1)
 
 
 def mixture():
@@ -135,26 +143,26 @@ def judge(model, test, others):
     return {"mean_weights": mean, "samples": average}
 
 
-SAMPLED = (keras.layers.Dropout, BayesianDense)
-
-
 def pruned(model, test):
-    """Test errors after pruning by signal-to-noise, and by the size of the weights."""
-    layers = [v for v in model.layers if isinstance(v, BayesianDense)]
-    kernels = [np.asarray(v.kernel) for v in layers]
-    deviations = [np.asarray(v.kernel_posterior.stddev()) for v in layers]
-    by_snr = [abs(k) / s for k, s in zip(kernels, deviations, strict=True)]
-    errors = {}
-    for name, ranks in (("snr", by_snr), ("magnitude", [abs(k) for k in kernels])):
-        everything = np.concatenate([r.ravel() for r in ranks])
-        for share in (0.5, 0.75, 0.95, 0.98):
-            least = np.quantile(everything, share)
-            for layer, kernel, rank in zip(layers, kernels, ranks, strict=True):
-                layer.kernel.assign(np.where(rank > least, kernel, 0.0))
-            p = probabilities(model, test[0])
-            errors[f"{name}_{share:.0%}"] = error(p, test[1])
-    for layer, kernel in zip(layers, kernels, strict=True):
-        layer.kernel.assign(kernel)
+    """Test errors of mean weights, pruned by signal-to-noise or by their size."""
+    x, y = test
+    weights, errors = model.get_weights(), {"snr": {}, "size": {}}
+    for share in SHARES:
+        shares = prune_by_snr(model, share)
+        found = {"error_percent": error(probabilities(model, x), y)}
+        found["zeros_percent"] = [round(100 * v, 1) for v in shares.values()]
+        if share in (0.75, 0.95):
+            found["samples_error_percent"] = error(samples(model, x).mean, y)
+        errors["snr"][f"{share:.0%}"] = found
+    model.set_weights(weights)
+    kernels = [layer.kernel for layer in model.layers]
+    sizes = [np.abs(np.asarray(kernel)) for kernel in kernels]
+    for share in SHARES:
+        least = np.quantile(np.concatenate([v.ravel() for v in sizes]), share)
+        for kernel, size in zip(kernels, sizes, strict=True):
+            kernel.assign(np.where(size > least, kernel, 0.0))
+        errors["size"][f"{share:.0%}"] = error(probabilities(model, x), y)
+    model.set_weights(weights)
     return errors
 
 
@@ -181,11 +189,11 @@ def main():
     epochs = 1 if quick else EPOCHS
     result = {"epochs": epochs, "samples": SAMPLES, "gaussian_prior": GAUSSIAN}
     result |= {"mixture_prior": MIXTURE, "nets": {}}
-    for layers in (plain, dropout, gaussian, mixture):
+    for layers in (plain, dropout, gaussian, mixture, gaussian_cold):
         model, seconds = trained(layers, data, epochs)
         net = {"seconds": seconds, **judge(model, test, others)}
-        if layers in (gaussian, mixture):
-            net["pruned_error_percent"] = pruned(model, test)
+        if layers not in (plain, dropout):
+            net["pruned"] = pruned(model, test)
         result["nets"][layers.__name__] = net
         harness.write(__file__, result, quick)
 

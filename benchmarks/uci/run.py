@@ -14,6 +14,7 @@ import tensorflow as tf
 from keras import ops
 
 from kerasreg import uncertainty
+from kerasreg.callbacks import KLWarmup
 from kerasreg.layers import BayesianDense
 from kerasreg.regularizers import Prior
 
@@ -21,6 +22,7 @@ UNITS = 50
 RATE = 0.01
 STEPS = 3000  # each with the whole training set
 SAMPLES = 500
+KINDS = ("bayesian", "bayesian_warmup", "plain")
 # RMSE and log likelihood of MC Dropout: Gal & Ghahramani 2016, and tuned.
 PUBLISHED = {
     "yacht": [[1.11, -1.55], [0.67, -1.25]],
@@ -50,11 +52,11 @@ def log_likelihood(y, outputs):
     return -0.5 * (math.log(2 * math.pi) + spread + square)
 
 
-def build(features, examples, bayesian):
+def build(features, examples, kind):
     """The net: one hidden layer, one output and its noise."""
 
     def dense(units, activation=None):
-        if not bayesian:
+        if kind == "plain":
             return keras.layers.Dense(units, activation)
         return BayesianDense(
             units,
@@ -69,9 +71,9 @@ def build(features, examples, bayesian):
     )
 
 
-def compiled(features, examples, bayesian, steps):
+def compiled(features, examples, kind, steps):
     """The net, compiled."""
-    model = build(features, examples, bayesian)
+    model = build(features, examples, kind)
     rate = keras.optimizers.schedules.CosineDecay(RATE, steps)
     model.compile(
         keras.optimizers.Adam(rate),
@@ -82,13 +84,17 @@ def compiled(features, examples, bayesian, steps):
     return model
 
 
-def fit(model, fresh, x, y, steps):
+def fit(model, fresh, x, y, steps, kind):
     """Train from the weights of another net, with the optimizer as new."""
     model.set_weights(fresh.get_weights())
     for variable in model.optimizer.variables:
         variable.assign(ops.zeros_like(variable))
     batches = tf.data.Dataset.from_tensors((x, y)).repeat()
-    model.fit(batches, steps_per_epoch=steps // 10, epochs=10, verbose=0)
+    # The divergence from 0 to full strength in the first half.
+    warmup = [KLWarmup(0, 5)] if kind == "bayesian_warmup" else []
+    model.fit(
+        batches, epochs=10, steps_per_epoch=steps // 10, verbose=0, callbacks=warmup
+    )
 
 
 def split(data, index):
@@ -102,10 +108,10 @@ def split(data, index):
     return (x[train], y[train]), (x[test], y[test]), unit
 
 
-def judge(model, test, unit, bayesian):
+def judge(model, test, unit, kind):
     """RMSE and mean log likelihood in the targets' own unit."""
     x, y = test
-    if bayesian:
+    if kind != "plain":
         prediction = uncertainty.predict(
             model, x, SAMPLES, seed=0, spread="log_variance", keep_samples=True
         )
@@ -117,18 +123,18 @@ def judge(model, test, unit, bayesian):
     return rmse * unit, float(np.mean(logs)) - math.log(unit)
 
 
-def measure(data, bayesian, splits, steps):
+def measure(data, kind, splits, steps):
     """Train and test on each split: means and standard errors."""
     examples = len(data["X"]) - data["test_idx"].shape[1]
-    arguments = data["X"].shape[1], examples, bayesian
+    arguments = data["X"].shape[1], examples, kind
     model = compiled(*arguments, steps)
     begin, values = time.perf_counter(), []
     for index in range(splits):
         keras.utils.set_random_seed(index)
         train, test, unit = split(data, index)
-        fit(model, build(*arguments), *train, steps)
-        values.append(judge(model, test, unit, bayesian))
-        print(index, bayesian, values[-1], flush=True)
+        fit(model, build(*arguments), *train, steps, kind)
+        values.append(judge(model, test, unit, kind))
+        print(kind, index, values[-1], flush=True)
     names = ("rmse", "log_likelihood")
     result: dict = {"seconds_a_net": (time.perf_counter() - begin) / splits}
     for name, column in zip(names, np.array(values).T, strict=True):
@@ -148,8 +154,7 @@ def main():
         with np.load(folder / f"uci_{name}.npz") as file:
             data = dict(file)
         result[name] = {
-            "bayesian": measure(data, True, splits, steps),
-            "plain": measure(data, False, splits, steps),
+            **{kind: measure(data, kind, splits, steps) for kind in KINDS},
             "mc_dropout_published": published,
         }
         harness.write(__file__, result, quick)
