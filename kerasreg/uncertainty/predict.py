@@ -58,8 +58,9 @@ def predict(
             `tf.data.Dataset` of batches (of inputs, or of tuples that begin with them).
         samples: Positive integer S.
         batch_size: Positive integer, how many inputs to compute at a time; a dataset
-            has its own. Weights are drawn again (the same ones) for each batch, so
-            large ones are faster.
+            has its own. Weights are drawn once for many batches, of which up to 256 MB
+            are held; for each (the same ones) of a dataset or with `jit_compile`, so
+            that large ones are faster.
         seed: Integer. The same seed gives the same samples for the same `batch_size`.
             With noise on weights alone they are the same for any `batch_size`, but
             for rounding. `None` draws anew each time.
