@@ -43,7 +43,8 @@ class KLWarmup(keras.callbacks.Callback):
     with the callback again, or give it `divergence.factor = 1` for each layer's
     `divergence`. The model has to be built: give it an Input, or call it once.
 
-    It is logged as `kl_factor` at the end of each epoch. As with Keras's
+    It is logged as `kl_factor` at the end of each epoch, and what the divergences of
+    that moment add to the loss, as multiplied, as `kl`. As with Keras's
     LearningRateScheduler, callbacks after this one in the list see it, and the
     history: put CSVLogger or TensorBoard behind it. The loss, and `val_loss`, contain
     the KL as multiplied: while the factor rises they may, too, so let EarlyStopping
@@ -188,9 +189,14 @@ class KLWarmup(keras.callbacks.Callback):
             self._set(self.factor(self._epoch + batch / self.params["steps"]))
 
     def on_epoch_end(self, epoch, logs=None):
-        """Log the factor."""
+        """Log the factor, and what the divergences add to the loss."""
         if logs is not None:
             logs["kl_factor"] = self._factor
+            logs["kl"] = sum(
+                float(w.regularizer(w))
+                for w in self.model.trainable_variables
+                if isinstance(w.regularizer, Divergence)
+            )
 
     def on_train_end(self, logs=None):
         """Leave the layers' own strengths."""

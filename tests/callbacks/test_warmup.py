@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 from kerasreg.callbacks import KLWarmup
-from kerasreg.layers import ConcreteDropout
+from kerasreg.layers import BayesianDense, ConcreteDropout
 from kerasreg.regularizers import penalties_of
 from tests.models import TracedModel
 
@@ -369,3 +369,16 @@ def test_batches_of_unknown_number():
         callbacks=[KLWarmup(0, 2, every="batch")],
         verbose=0,
     )
+
+
+def test_logs_what_the_divergences_add_to_the_loss():
+    layer = BayesianDense(2, num_examples=32, kl_strength=0.5)
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(0).normal(size=(32, 3)).astype("float32")
+    y = x[:, :2]
+    history = model.fit(x, y, epochs=2, verbose=0, callbacks=[KLWarmup(0, 1)]).history
+    assert history["kl"][0] == 0.0
+    assert history["kl"][1] == pytest.approx(float(layer.losses[0]), rel=1e-6)
+    layer.trainable = False
+    assert float(sum(layer.losses)) == 0.0
