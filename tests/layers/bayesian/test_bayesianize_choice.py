@@ -43,7 +43,7 @@ def changed(model):
         (["conv", "f*"], {"first", "conv"}),
         (("b", L.Conv1D), {"conv", "b"}),
     ],
-    ids=str,
+    ids=["all", "name", "glob", "above", "class", "convs", "list", "tuple"],
 )
 def test_layers(keys, names):
     model = nested()
