@@ -205,9 +205,10 @@ class SparseVariationalDense(_SparseVariational, DenseMap, keras.layers.Dense):
 
     The data loss has to be the mean negative log likelihood of an example, as
     cross-entropy is. For `"mse"` with noise of variance v in the targets, that is
-    twice v times it: give `kl_strength=2*v`. Starting with the full strength can prune
-    too much before anything is learned: raise it with `kerasreg.callbacks.KLWarmup`. A
-    learning rate that falls to zero lets the weights of no use settle at zero.
+    twice v times it: give `kl_strength=2*v` (`2*v/k` for k outputs). Starting with the
+    full strength can prune too much before anything is learned: raise it with
+    `kerasreg.callbacks.KLWarmup`. A learning rate that falls to zero lets the weights
+    of no use settle at zero.
 
     Args:
         *args: Positional arguments of `keras.layers.Dense`: `units`, `activation`, ...

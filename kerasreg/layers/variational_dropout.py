@@ -37,7 +37,7 @@ class VariationalDropout(Evidence):
 
     The data loss has to be the mean negative log likelihood of an example, as
     cross-entropy is. For `"mse"` with noise of variance v in the targets, that is
-    twice v times it: give `kl_strength=2*v`.
+    twice v times it: give `kl_strength=2*v` (`2*v/k` for k outputs).
 
     Args:
         granularity: `"layer"` for one α, or `"unit"` for one for each entry of the

@@ -140,6 +140,8 @@ def check_name(name):
     ]
     if name not in names:
         near = difflib.get_close_matches(name, [*FAMILIES, *names], n=3, cutoff=0.4)
+        if name.lower() == "gaussian":
+            near = ["Normal"]
         raise ValueError(
             "Invalid value for argument `distribution`. Expected the name of a "
             f"distribution; the nearest are {list(dict.fromkeys(near))}. "

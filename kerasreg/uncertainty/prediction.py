@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import statistics
 from typing import Any
 
 import keras
@@ -82,11 +83,15 @@ class Prediction:
             )
         return np.quantile(self.samples, q, axis=0)
 
-    def interval(self, level=0.95):
-        """The central credible interval of the samples.
+    def interval(self, level=0.95, noise=False):
+        """A central interval: of the function, or of targets with their noise.
 
         Args:
-            level: Number in (0, 1), the share of samples in it.
+            level: Number in (0, 1), the share inside.
+            noise: `False`: the credible interval of the samples, in which the function
+                lies; new targets fall outside it more often. `True`: an interval for
+                new targets, that of the Normal of `mean` and `total_uncertainty`; for
+                `likelihood="normal"`.
 
         Returns:
             Two arrays, the lower and the upper ends.
@@ -96,6 +101,16 @@ class Prediction:
                 "Invalid value for argument `level`. Expected a number in (0, 1). "
                 f"Received: level={level!r}"
             )
+        if noise:
+            if self.likelihood != "normal":
+                raise ValueError(
+                    "Invalid value for argument `noise`. Expected False unless the "
+                    'likelihood is "normal": give `predict` the argument '
+                    f"`noise_variance` or `spread`. Received: noise={noise!r}"
+                )
+            reach = statistics.NormalDist().inv_cdf((1 + level) / 2)
+            half = reach * np.sqrt(self.total_uncertainty)
+            return self.mean - half, self.mean + half
         low, high = self.quantile([(1 - level) / 2, (1 + level) / 2])
         return low, high
 

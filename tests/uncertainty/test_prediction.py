@@ -184,3 +184,30 @@ def test_refused(name):
     with pytest.raises(ValueError) as error:
         call()
     assert str(error.value) == message
+
+
+def test_an_interval_for_new_targets_holds_its_share():
+    """Of 20,000 targets drawn with the function, 90 % to within 5 standard errors."""
+    layer = layers.BayesianDense(1, num_examples=1, initial_scale=0.3)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    x = np.array([[1.0, 2.0]], "float32")
+    new = {"samples": 4000, "noise_variance": 0.25, "seed": 0}
+    prediction = predict(model, x, **new, keep_samples=True)
+    low, high = prediction.interval(0.9, noise=True)
+    rng = np.random.default_rng(0)
+    function = model.predict(x, verbose=0) + 0.3 * np.sqrt(5) * rng.normal(size=20000)
+    y = function + 0.5 * rng.normal(size=20000)
+    share = np.mean((low < y) & (y < high))
+    assert abs(share - 0.9) < 5 * np.sqrt(0.09 / 20000 + 0.09 / 4000)
+    inner, outer = prediction.interval(0.9)
+    assert np.mean((inner < y) & (y < outer)) < 0.87
+    # It needs no samples.
+    again = predict(model, x, **new).interval(0.9, noise=True)
+    np.testing.assert_allclose(again, (low, high), rtol=1e-5)
+    with pytest.raises(ValueError) as caught:
+        predict(model, x, samples=2).interval(0.9, noise=True)
+    assert str(caught.value) == (
+        "Invalid value for argument `noise`. Expected False unless the likelihood is "
+        '"normal": give `predict` the argument `noise_variance` or `spread`. '
+        "Received: noise=True"
+    )

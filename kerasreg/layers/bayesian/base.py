@@ -157,7 +157,14 @@ def as_prior(name, prior):
     if isinstance(prior, dict):
         prior = keras.saving.deserialize_keras_object(prior)
     if not isinstance(prior, Prior):
-        prior = Prior(prior)
+        try:
+            prior = Prior(prior)
+        except TypeError:
+            raise TypeError(
+                f"Invalid value for argument `{name}`. Expected a "
+                "kerasreg.regularizers.Prior, the name of a distribution or a "
+                f"tfp.distributions object. Received: {name}={prior!r}"
+            ) from None
     if prior.strength != 1.0:
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected a prior with `scale=1` "

@@ -106,7 +106,7 @@ class BayesianDense(_BayesianLinear, DenseMap, keras.layers.Dense):
 
     The data loss has to be the mean negative log likelihood of an example, as
     cross-entropy is. For `"mse"` with noise of variance v in the targets, that is
-    twice v times it: give `kl_strength=2*v`.
+    twice v times it: give `kl_strength=2*v` (`2*v/k` for k outputs).
 
     Args:
         *args: Positional arguments of `keras.layers.Dense`: `units`, `activation`, ...

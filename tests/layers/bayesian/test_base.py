@@ -212,6 +212,14 @@ def test_bad_priors():
         BayesianDense(2, prior=Prior("Normal", 0.1))
     with pytest.raises(ValueError, match="Laplace"):
         BayesianDense(2, prior="Laplaze")
+    with pytest.raises(ValueError, match=r"the nearest are \['Normal'\]"):
+        BayesianDense(2, prior="Gaussian")
+    with pytest.raises(TypeError) as caught:
+        BayesianDense(2, prior=3.0)
+    assert str(caught.value) == (
+        "Invalid value for argument `prior`. Expected a kerasreg.regularizers.Prior, "
+        "the name of a distribution or a tfp.distributions object. Received: prior=3.0"
+    )
     layer = BayesianDense(2, prior=Prior("Normal", loc=[0.0] * 3), num_examples=1)
     layer.build((None, 4))
     with pytest.raises(ValueError, match="does not fit the weight"):
