@@ -97,9 +97,11 @@ class Foreign:
         made = self.make(module, params)
         event, batch = tuple(made.event_shape), tuple(made.batch_shape)
         check_broadcast(self.name, event, batch, tuple(mean.shape))
-        normal = module.Normal(mean, ops.exp(log_scale))
+        # Its formulas take the logarithm of a scale that must not be 0.
+        scale = ops.exp(ops.maximum(log_scale, -40.0))
+        normal = module.Normal(mean, scale)
         if len(event) == 1:
-            normal = module.MultivariateNormalDiag(mean, ops.exp(log_scale))
+            normal = module.MultivariateNormalDiag(mean, scale)
         elif event:
             return None
         try:

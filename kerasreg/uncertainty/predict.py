@@ -234,7 +234,8 @@ def _check(model, samples, batch_size):
             f"Received: model={model!r}"
         )
     for name, value in (("samples", samples), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+        if not whole or value < 1:
             raise ValueError(
                 f"Invalid value for argument `{name}`. Expected a positive integer. "
                 f"Received: {name}={value!r}"

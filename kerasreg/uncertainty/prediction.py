@@ -11,6 +11,7 @@ from keras import ops
 
 _LIKELIHOODS = ("categorical", "bernoulli", "normal")
 _SPREADS = ("log_variance", "variance", "std")
+_LEAST_VARIANCE = 1e-300  # of the noise, so that no density is 0/0
 
 
 class Prediction:
@@ -187,6 +188,7 @@ class Prediction:
                 f"Invalid value for argument `y`. Expected the shape {expected}. "
                 f"Received: shape={y.shape}"
             )
+        self._check_targets(y, outputs.shape[-1])
         with np.errstate(divide="ignore"):
             if kind == "categorical":
                 index = np.broadcast_to(y, outputs.shape[:-1])[..., None].astype(int)
@@ -195,9 +197,20 @@ class Prediction:
                 logs = np.log(np.where(y > 0.5, outputs, 1 - outputs))
             else:
                 noise = self._stats.get("noise samples", self._noise_variance)
-                noise = np.asarray(noise, "float64")
+                noise = np.maximum(np.asarray(noise, "float64"), _LEAST_VARIANCE)
                 logs = -0.5 * ((y - outputs) ** 2 / noise + np.log(2 * np.pi * noise))
             return np.logaddexp.reduce(logs, axis=0) - math.log(self.num_samples)
+
+    def _check_targets(self, y, classes):
+        """Raise unless the targets are classes, where they have to be."""
+        if self.likelihood == "normal":
+            return
+        classes = classes if self.likelihood == "categorical" else 2
+        if not np.all(np.isin(y, np.arange(classes))):
+            raise ValueError(
+                f"Invalid value for argument `y`. Expected integers from 0 to "
+                f"{classes - 1}. Received: values from {y.min()} to {y.max()}"
+            )
 
     def _needs_likelihood(self):
         if self.likelihood is None:
@@ -256,6 +269,12 @@ class Likelihood:
             The structure of outputs, and a list of a dict for each.
         """
         if self.spread is not None:
+            if isinstance(outputs, dict) and len(outputs) > 1:
+                raise ValueError(
+                    "Invalid value for argument `spread`. Expected a model whose "
+                    "outputs are a list, the means first. Received: a dict of "
+                    f"{sorted(outputs)}, which has no order"
+                )
             outputs, value = self._normal(keras.tree.flatten(outputs))
             return outputs, [value]
         flat = enumerate(keras.tree.flatten(outputs))
@@ -310,7 +329,9 @@ def likelihood_of(model, name, from_logits, spread, noise_variance):
         _refuse("spread", '"log_variance", "variance", "std" or None', spread)
     known: Any = noise_variance
     if known is not None and not (
-        isinstance(known, int | float) and 0 <= known < math.inf
+        isinstance(known, int | float | np.floating)
+        and not isinstance(known, bool)
+        and 0 <= known < math.inf
     ):
         _refuse("noise_variance", "a non-negative number or None", known)
     normal = spread is not None or known is not None

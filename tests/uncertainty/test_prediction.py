@@ -211,3 +211,48 @@ def test_an_interval_for_new_targets_holds_its_share():
         '"normal": give `predict` the argument `noise_variance` or `spread`. '
         "Received: noise=True"
     )
+
+
+def _classes(units, likelihood):
+    model = keras.Sequential([keras.Input((4,)), K.Dropout(0.5), K.Dense(units)])
+    arguments = {"samples": 3, "likelihood": likelihood, "from_logits": True}
+    return predict(model, X[:2], **arguments, keep_samples=True)
+
+
+@pytest.mark.parametrize(
+    ("units", "likelihood", "y", "last", "span"),
+    [
+        (3, "categorical", [-1, 0], 2, "-1 to 0"),
+        (3, "categorical", [0, 3], 2, "0 to 3"),
+        (3, "categorical", [1.7, 0], 2, "0.0 to 1.7"),
+        (1, "bernoulli", [[2], [-1]], 1, "-1 to 2"),
+    ],
+)
+def test_targets_that_are_no_class(units, likelihood, y, last, span):
+    with pytest.raises(ValueError) as caught:
+        _classes(units, likelihood).log_prob(np.array(y))
+    assert str(caught.value) == (
+        f"Invalid value for argument `y`. Expected integers from 0 to {last}. "
+        f"Received: values from {span}"
+    )
+
+
+def test_noise_free_targets_and_numbers_of_numpy():
+    model = keras.Sequential([keras.Input((4,)), K.Dropout(0.5)])
+    arguments = {"samples": np.int64(3), "keep_samples": True}
+    sure = predict(model, X, noise_variance=np.float32(0.0), **arguments)
+    assert np.all(sure.log_prob(X + 10.0) < -1e9)
+    assert not np.any(np.isnan(sure.log_prob(X)))
+
+
+def test_means_and_spreads_by_name_have_no_order():
+    x = keras.Input((4,))
+    h = K.Dropout(0.5)(x)
+    model = keras.Model(x, {"mean": K.Dense(1)(h), "log_variance": K.Dense(1)(h)})
+    with pytest.raises(ValueError) as caught:
+        predict(model, X, samples=2, spread="log_variance")
+    assert str(caught.value) == (
+        "Invalid value for argument `spread`. Expected a model whose outputs are a "
+        "list, the means first. Received: a dict of ['log_variance', 'mean'], which "
+        "has no order"
+    )

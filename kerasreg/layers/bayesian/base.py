@@ -113,11 +113,10 @@ class Bayesian(Evidence):
     def get_config(self):
         """The constructor's arguments, with the *current* strength."""
         own_bias = self.bias_prior is not self.prior
-        serialize = keras.saving.serialize_keras_object
         return {
             **super().get_config(),
-            "prior": serialize(self.prior),
-            "bias_prior": serialize(self.bias_prior) if own_bias else None,
+            "prior": _serialized(self.prior),
+            "bias_prior": _serialized(self.bias_prior) if own_bias else None,
             "bayesian_bias": self.bayesian_bias,
             "estimator": self.estimator,
             "initial_scale": self.initial_scale,
@@ -172,6 +171,13 @@ def as_prior(name, prior):
             f'into `params={{"scale": ...}}`). Received: {name}={prior!r}'
         )
     return prior
+
+
+def _serialized(prior):
+    """The config of a prior, whose strength has no meaning in a Bayesian layer."""
+    config = keras.saving.serialize_keras_object(prior)
+    config["config"]["scale"] = 1.0
+    return config
 
 
 def _check_bias(layer, bayesian_bias, bias_prior):

@@ -13,6 +13,7 @@ from kerasreg.layers import (
     BayesianConv1D,
     BayesianDense,
     ConcreteDropout,
+    prune_by_snr,
     set_num_examples,
     to_deterministic,
 )
@@ -260,3 +261,30 @@ def test_loads_in_a_process_that_imports_only_kerasreg(tmp_path):
     np.testing.assert_allclose(
         float(done.stdout), float(keras.ops.sum(model(np.ones((1, 2))))), rtol=1e-5
     )
+
+
+def test_the_strength_of_a_prior_means_nothing_here(tmp_path):
+    """Set later on the prior, it changes no loss, and a saved model still loads."""
+    prior = Prior("Normal")
+    layer = BayesianDense(1, prior=prior, num_examples=1)
+    model = keras.Sequential([keras.Input((2,)), layer])
+    before = float(model.losses[0])
+    prior.strength = 0.5
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert [float(m.losses[0]) for m in (model, loaded)] == [before] * 2
+
+
+def test_divergences_of_tfp_are_finite_without_noise():
+    params = {"loc": [0.0] * 3, "scale_diag": [1.0] * 3}
+    for prior in (
+        Prior("MultivariateNormalDiag", params=params),
+        Prior("Gumbel", params={"loc": 0.0, "scale": 1.0}),
+    ):
+        layer = built(prior)
+        prune_by_snr(layer, 0.5)
+        with tf.GradientTape() as tape:
+            (loss,) = layer.losses
+        gradients = tape.gradient(loss, [w.value for w in layer.trainable_weights[::2]])
+        for value in (loss, *gradients):
+            assert np.all(np.isfinite(value))
