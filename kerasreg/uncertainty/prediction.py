@@ -361,7 +361,8 @@ def _found(model, from_logits):
             layer = output._keras_history.operation
             activation = getattr(layer, "activation", None)
             if isinstance(layer, keras.layers.Softmax):
-                activation = keras.activations.softmax
+                last = layer.axis in (-1, len(output.shape) - 1)
+                activation = keras.activations.softmax if last else None
             recurrent = hasattr(layer, "recurrent_activation")
             name = getattr(activation, "__name__", "")
             yield None if recurrent else kinds.get(name)

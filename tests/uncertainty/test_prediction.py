@@ -256,3 +256,11 @@ def test_means_and_spreads_by_name_have_no_order():
         "list, the means first. Received: a dict of ['log_variance', 'mean'], which "
         "has no order"
     )
+
+
+@pytest.mark.parametrize(("axis", "likelihood"), [(1, None), (2, "categorical")])
+def test_classes_lie_along_the_last_axis(axis, likelihood):
+    layer = K.Softmax(axis=axis)
+    model = keras.Sequential([keras.Input((3, 2)), K.Dropout(0.5), layer])
+    x = np.ones((1, 3, 2), "float32")
+    assert predict(model, x, samples=2).likelihood == likelihood
