@@ -101,7 +101,11 @@ class Normal(_LocationScale):
         loc = ops.convert_to_tensor(params["loc"], "float32")
         scale = ops.convert_to_tensor(params["scale"], "float32")
         self.check_fit(mean, loc=loc, scale=scale)
-        second = ops.square(ops.exp(log_scale)) + ops.square(mean - loc)
+        if not (loc.shape or scale.shape):  # fewer passes over a large weight
+            second = ops.sum(ops.exp(2.0 * log_scale)) + ops.sum(ops.square(mean - loc))
+            constant = (ops.log(scale) - 0.5) * math.prod(mean.shape)
+            return second / (2.0 * ops.square(scale)) + constant - ops.sum(log_scale)
+        second = ops.exp(2.0 * log_scale) + ops.square(mean - loc)
         each = second / (2.0 * ops.square(scale)) + (ops.log(scale) - 0.5) - log_scale
         return ops.sum(each)
 
