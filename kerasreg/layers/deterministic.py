@@ -2,7 +2,8 @@
 
 import keras
 
-from kerasreg.layers.rebuild import Rebuild, check_built_model
+from kerasreg.layers.rebuild import Rebuild
+from kerasreg.regularizers.attach import check_built_model
 
 
 def to_deterministic(model):

@@ -150,28 +150,6 @@ class Rebuild:
         return copy
 
 
-def check_built_model(model):
-    """Raise unless this is a built model or layer.
-
-    Args:
-        model: What the user gave.
-
-    Raises:
-        ValueError: If the model is not built.
-        TypeError: If it is no model or layer.
-    """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            "Invalid value for argument `model`. Expected a keras.Model or "
-            f"keras.Layer. Received: model={model!r}"
-        )
-    if not model.built:
-        raise ValueError(
-            "Invalid value for argument `model`. Expected a built model (call it on "
-            f"data or give it an Input first). Received: model={model!r}"
-        )
-
-
 def _parent(layer):
     """The path of what a layer lies in: that of its weights without its own name."""
     return (layer.path or "").rpartition("/")[0]

@@ -86,7 +86,7 @@ def penalties_of(model):
     >>> penalties_of(layer)
     {'head/kernel': L1(l1=0.1)}
     """
-    _check_built(model)
+    check_built_model(model)
     return {
         path: variable.regularizer
         for path, variable in weight_paths(model)
@@ -144,7 +144,7 @@ def regularize(model, rules):
     """
     if not isinstance(rules, dict):
         rules = {"*": rules}
-    _check_built(model)
+    check_built_model(model)
     sites = find_sites(model)
     chosen = {}
     for key, penalty in rules.items():
@@ -169,7 +169,16 @@ def regularize(model, rules):
     return attached
 
 
-def _check_built(model):
+def check_built_model(model):
+    """Raise unless this is a built model or layer.
+
+    Args:
+        model: What the user gave.
+
+    Raises:
+        ValueError: If the model is not built.
+        TypeError: If it is no model or layer.
+    """
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             "Invalid value for argument `model`. Expected a keras.Model or "

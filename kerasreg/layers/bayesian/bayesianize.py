@@ -14,7 +14,8 @@ from kerasreg.layers.bayesian.linear import (
     BayesianDense,
 )
 from kerasreg.layers.bayesian.recurrent import BayesianGRU, BayesianLSTM
-from kerasreg.layers.rebuild import Rebuild, check_built_model
+from kerasreg.layers.rebuild import Rebuild
+from kerasreg.regularizers.attach import check_built_model
 
 CLASSES = {
     keras.layers.Dense: BayesianDense,

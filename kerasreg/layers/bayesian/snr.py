@@ -5,7 +5,7 @@ from keras import ops
 
 from kerasreg.layers.bayesian.base import Bayesian
 from kerasreg.layers.bayesian.posterior import NO_NOISE
-from kerasreg.layers.rebuild import check_built_model
+from kerasreg.regularizers.attach import check_built_model
 from kerasreg.regularizers.sites import weight_paths
 
 
