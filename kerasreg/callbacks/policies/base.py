@@ -173,8 +173,8 @@ def next_strengths(policy, state, lowest=0.0, highest=math.inf):
     unknown = [name for name in updated if name not in state.units]
     if unknown:
         raise ValueError(
-            f"Invalid result of `{type(policy).__name__}.update`. Expected strengths of "
-            f"the units {list(state.units)}. Received: {unknown}"
+            f"Invalid result of `{type(policy).__name__}.update`. Expected strengths "
+            f"of the units {list(state.units)}. Received: {unknown}"
         )
     if not all(map(_finite, updated.values())):
         policy.set_state(before)
