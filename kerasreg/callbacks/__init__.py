@@ -1,7 +1,16 @@
 """Callbacks for regularized training."""
 
-from kerasreg.callbacks.policies import Policy, State, Unit
+from kerasreg.callbacks.adaptive import LayerwiseAdaptiveLambda
+from kerasreg.callbacks.policies import Hypergradient, Policy, State, Unit
 from kerasreg.callbacks.polish import Polish
 from kerasreg.callbacks.warmup import KLWarmup
 
-__all__ = ["KLWarmup", "Policy", "Polish", "State", "Unit"]
+__all__ = [
+    "Hypergradient",
+    "KLWarmup",
+    "LayerwiseAdaptiveLambda",
+    "Policy",
+    "Polish",
+    "State",
+    "Unit",
+]

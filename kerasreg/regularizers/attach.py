@@ -169,6 +169,29 @@ def regularize(model, rules):
     return attached
 
 
+def separate(model):
+    """Give each weight a penalty, and so a strength, of its own.
+
+    Where one penalty object sits on several weights, all but the first get a copy.
+
+    Args:
+        model: A built `keras.Model` or `keras.Layer`.
+    """
+    seen: set[int] = set()
+    copied = {}
+    for site in find_sites(model):
+        penalty = site.variable.regularizer
+        if not isinstance(penalty, Penalty):
+            continue
+        if id(penalty) in seen:
+            copied[site.path] = copy.copy(penalty)
+            site.attach(copied[site.path])
+        seen.add(id(penalty))
+    if copied:
+        _warn_unsaved(model, copied, _attach_to_attention(model))
+        _retrace(model)
+
+
 def check_built_model(model):
     """Raise unless this is a built model or layer.
 

@@ -54,8 +54,13 @@ def weight_paths(model):
         yield variable.path if count == 1 else f"{variable.path}#{count}", variable
 
 
-def find_sites(model):
-    """The weights that a penalty can sit on, in the order of `model.weights`."""
+def find_owners(model):
+    """Who owns each weight of a model.
+
+    Returns:
+        A dict from the id of each weight that its layer trains to that layer and a
+        list of all the layers and models that it lies in.
+    """
     owners: dict[int, tuple] = {}
 
     def walk(layer, ancestors):
@@ -71,6 +76,12 @@ def find_sites(model):
             walk(child, above)
 
     walk(model, ())
+    return owners
+
+
+def find_sites(model):
+    """The weights that a penalty can sit on, in the order of `model.weights`."""
+    owners = find_owners(model)
     return [
         Site(variable, path, *owners[id(variable)])
         for path, variable in weight_paths(model)

@@ -82,6 +82,8 @@ class Policy:
             have to have a proximal map and the optimizer to be `Proximal`.
         every: When a callback applies it unless told otherwise: `"epoch"`, or a
             number of batches.
+        at_start: Whether a callback applies it before the first batch, too. Then it
+            must need nothing that is measured.
 
     Example:
 
@@ -97,6 +99,7 @@ class Policy:
     needs_logs: tuple[str, ...] = ()
     needs_exact_zeros = False
     every: str | int = "epoch"
+    at_start = False
 
     def update(self, state):
         """New strengths.

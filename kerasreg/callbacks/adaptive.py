@@ -1,0 +1,326 @@
+"""The callback that lets a policy set the strength of each layer's penalty."""
+
+import copy
+import warnings
+import weakref
+
+import keras
+
+from kerasreg.callbacks.data_loss import DataLoss
+from kerasreg.callbacks.meter import Meter, added_losses, unit_strength
+from kerasreg.callbacks.policies.base import Policy, State, next_strengths
+from kerasreg.callbacks.saved_state import SavedState
+from kerasreg.callbacks.units import GRANULARITIES, units_of
+from kerasreg.optimizers import Proximal
+from kerasreg.optimizers.solve import check_count
+from kerasreg.regularizers.base import check_number
+
+# How often gradients are measured in an epoch, for a policy that is asked after it.
+_SAMPLES = 16
+
+
+class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
+    """Let a policy set the penalty strength of each layer while `fit` runs.
+
+    At the end of each epoch, or every so many batches, it measures what the policy
+    needs (zeros, norms, gradients, the validation loss), asks it for new strengths, and
+    sets them. Strengths are variables, so the running train step sees the change and is
+    never traced again. Any penalty of kerasreg can be tuned, the divergences of
+    Bayesian and other noisy layers included, in the loss or under
+    `kerasreg.optimizers.Proximal`.
+
+    A *unit* is what has one strength: a layer, a weight, or the whole model. A weight
+    that shares its penalty object with others gets a copy of its own, and where
+    penalties of a unit differ in strength, their ratio stays. The strength of a unit is
+    that of its first weight which has one.
+
+    Each unit's strength is logged as `strength/<unit>` at the end of each epoch: the
+    one that the next batch will be trained with. As with Keras's LearningRateScheduler,
+    callbacks after this one in the list see it, and the history: put CSVLogger and
+    TensorBoard behind it. If a number that the policy needs is NaN or infinite, all
+    strengths stay as they are, training goes on, and it warns once.
+
+    **Resuming.** Strengths, and what the policy remembers, are saved with the model's
+    weights while `fit` runs, by `keras.callbacks.BackupAndRestore`, `ModelCheckpoint`
+    and `model.save`. BackupAndRestore takes them up itself. To go on from a saved model,
+    in a new process, give the callback its path as `resume_from`. Models are loaded by
+    plain Keras as ever.
+
+    Args:
+        policy: A `kerasreg.callbacks.Policy`: `TargetSparsity`, `GeneralizationGap`,
+            `Hypergradient`, `Evidence`, `AdaptiveWeightDecay`, `GradientRatio`,
+            `Scheduled`, or your own.
+        every: When to ask the policy: `"epoch"`, or a number of batches; by default
+            what the policy says. With `steps_per_execution` steps compiled into one, the
+            first chance is at the end of these. A policy that needs validation metrics
+            can be asked after epochs only.
+        granularity: `"layer"`, `"weight"` or `"model"`: what has a strength of its own.
+        pattern: Glob pattern on the name of the layer or weight
+            (`"block?_*"`, `"hidden/kernel"`) to leave all others alone, so that
+            several of these callbacks can tune different parts. `None` for all.
+        min_strength: Non-negative number, below which no strength is set.
+        max_strength: Positive number, above which no strength is set.
+        resume_from: Path of a `.keras` or `.weights.h5` file, saved while such a
+            callback was at work, from which the model's weights, the optimizer, the
+            strengths and the policy's memory are taken when `fit` begins; or `None`.
+        verbose: 1 prints a line whenever strengths change.
+
+    Raises:
+        ValueError: If an argument is out of range. When `fit` begins, if the model is
+            not built, has no penalty, or does not suit the policy: one that needs exact
+            zeros, and no `Proximal`. At the end of the first epoch, if the policy needs
+            validation data and there is none.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.callbacks import LayerwiseAdaptiveLambda, TargetSparsity
+    >>> from kerasreg.optimizers import Proximal
+    >>> from kerasreg.regularizers import L1
+    >>> keras.utils.set_random_seed(0)
+    >>> x = keras.random.normal((64, 10), seed=0)
+    >>> layer = keras.layers.Dense(1, kernel_regularizer=L1(1e-3), name="head")
+    >>> model = keras.Sequential([keras.Input((10,)), layer])
+    >>> model.compile(Proximal(keras.optimizers.Adam(0.05)), loss="mse")
+    >>> adaptive = LayerwiseAdaptiveLambda(TargetSparsity(0.5), every=4)
+    >>> history = model.fit(x, x[:, :1], epochs=60, verbose=0, callbacks=[adaptive])
+    >>> int(keras.ops.count_nonzero(layer.kernel))
+    5
+    """
+
+    def __init__(
+        self,
+        policy,
+        *,
+        every=None,
+        granularity="layer",
+        pattern=None,
+        min_strength=0.0,
+        max_strength=1e3,
+        resume_from=None,
+        verbose=0,
+    ):
+        super().__init__()
+        if not isinstance(policy, Policy):
+            raise TypeError(
+                "Invalid value for argument `policy`. Expected a "
+                f"kerasreg.callbacks.Policy. Received: policy={policy!r}"
+            )
+        if granularity not in GRANULARITIES:
+            raise ValueError(
+                "Invalid value for argument `granularity`. Expected one of "
+                f"{GRANULARITIES}. Received: granularity={granularity!r}"
+            )
+        self.policy = policy
+        every = policy.every if every is None else every
+        self.every = every if every == "epoch" else check_count("every", every)
+        self.granularity, self.pattern = granularity, pattern
+        self.min_strength = check_number("min_strength", min_strength)
+        self.max_strength = check_number("max_strength", max_strength, above=0.0)
+        if self.min_strength > self.max_strength:
+            raise ValueError(
+                "Invalid value for argument `min_strength`. Expected a number up to "
+                f"`max_strength`. Received: min_strength={min_strength!r}, "
+                f"max_strength={max_strength!r}"
+            )
+        self._after_validation = any(n.startswith("val_") for n in policy.needs_logs)
+        if self._after_validation and self.every != "epoch":
+            raise ValueError(
+                'Invalid value for argument `every`. Expected "epoch": '
+                f"{type(policy).__name__} needs validation metrics, which there are "
+                f"after epochs only. Received: every={every!r}"
+            )
+        self.resume_from, self.verbose = resume_from, verbose
+        self._initial = copy.deepcopy(policy.get_state())
+        self._known = _nothing
+        self._units: dict[str, list] = {}
+        self._ratios: list[list[float]] = []
+        self._batches = self._before_epoch = self._epoch = 0
+        self._fresh = self._resumed = self._warned = False
+        self._logs: dict[str, float] = {}
+
+    @property
+    def strengths(self):
+        """The present strength of each unit: a dict from its name to a float."""
+        return {name: unit_strength(members) for name, members in self._units.items()}
+
+    def set_model(self, model):
+        """Find the units, and have the train step measure what the policy needs."""
+        if model is not self._known():  # what it remembers is of another model
+            self.policy.set_state(copy.deepcopy(self._initial))
+            self._known = weakref.ref(model)
+        super().set_model(model)
+        self._units = units_of(model, self.granularity, self.pattern)
+        self._ratios = [_ratios(members) for members in self._units.values()]
+        if self.policy.needs_exact_zeros:
+            self._check_exact_zeros(model)
+        self.policy.check(model, self._units)
+        self._meter = Meter(model, self._units, self.policy.needs)
+        needs_loss = "data_loss" in self.policy.needs_logs
+        self._data_loss = DataLoss.of(model) if needs_loss else None
+        name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
+        SavedState(self._get_state, self._set_state).hang_on(model, name)
+        self._batches, self._logs = 0, {}
+        self._fresh, self._warned, self._resumed = True, False, False
+
+    def on_train_begin(self, logs=None):
+        """Take up a saved state, if one was given."""
+        if self.resume_from is None:
+            return
+        optimizer = self.model.optimizer
+        if not optimizer.built:
+            optimizer.build(self.model.trainable_variables)
+        self.model.load_weights(self.resume_from)
+        if not self._resumed:
+            raise ValueError(
+                "Invalid value for argument `resume_from`. Expected a file that was "
+                "saved while the same policy, granularity and pattern were at work. "
+                f"Received: resume_from={self.resume_from!r}"
+            )
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Start to measure; set the first strengths of a policy that knows them."""
+        self._epoch, self._before_epoch = epoch, self._batches
+        if self._data_loss is not None:
+            self._data_loss.reset()
+        if not self._fresh:
+            return
+        self._fresh = False  # by now other callbacks have restored what they saved
+        if self.every == "epoch":
+            steps = self.params.get("steps") or 1
+            self._meter.start(max(steps // _SAMPLES, 1))
+        else:
+            self._meter.start(self.every, done=self._batches % self.every)
+        if self.policy.at_start:
+            self._update(epoch, {})
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Ask the policy, if `every` batches have passed."""
+        before, self._batches = self._batches, self._before_epoch + batch + 1
+        if self.every != "epoch" and self._batches // self.every > before // self.every:
+            self._update(self._epoch, {**self._logs, **(logs or {})})
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Ask the policy, if it is asked after epochs, and log the strengths."""
+        logs = {} if logs is None else logs
+        self._logs = dict(logs)
+        if self.every == "epoch":
+            self._update(epoch + 1, self._epoch_logs())
+        for name, strength in self.strengths.items():
+            logs[f"strength/{name}"] = strength
+
+    def on_train_end(self, logs=None):
+        """Stop to measure."""
+        self._meter.stop()
+
+    def _update(self, epoch, logs):
+        """Measure, ask the policy, and set the strengths."""
+        missing = [name for name in self.policy.needs_logs if name not in logs]
+        if missing:
+            raise ValueError(self._missing(missing, logs))
+        units = self._meter.read()
+        if None in [getattr(u, n) for u in units.values() for n in self.policy.needs]:
+            return  # no step was measured yet: gradients are being accumulated
+        for name, extra in self.policy.measure(self.model, self._units).items():
+            units[name].extra = extra
+        step = int(self.model.optimizer.iterations)
+        state = State(units, step=step, epoch=epoch, logs=logs)
+        strengths = next_strengths(
+            self.policy, state, self.min_strength, self.max_strength
+        )
+        if strengths is not None:
+            self._set(strengths)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"A number that {type(self.policy).__name__} needs or returned is NaN "
+                "or infinite: all strengths stay as they are.",
+                stacklevel=2,
+            )
+
+    def _set(self, strengths):
+        before = self.strengths
+        for (name, members), ratios in zip(
+            self._units.items(), self._ratios, strict=True
+        ):
+            if strengths[name] != before[name]:
+                for weight, ratio in zip(members, ratios, strict=True):
+                    weight.regularizer.strength = strengths[name] * ratio
+        if self.verbose and strengths != before:
+            shown = ", ".join(f"{name} {s:.3g}" for name, s in strengths.items())
+            print(f"{type(self.policy).__name__}: {shown}")
+
+    def _epoch_logs(self):
+        """The metrics of the epoch, with the losses without penalties if needed."""
+        logs, wanted = dict(self._logs), self.policy.needs_logs
+        if "val_data_loss" in wanted and "val_loss" in logs:
+            added = sum(added_losses(self.model))
+            logs.setdefault("val_data_loss", logs["val_loss"] - added)
+        if "data_loss" in wanted and self._data_loss is not None:
+            logs.setdefault("data_loss", self._data_loss.read())
+        elif "data_loss" in wanted:  # a `compute_loss` of the user's own
+            added = sum(added_losses(self.model))
+            logs.setdefault("data_loss", logs["loss"] - added)
+        return logs
+
+    def _missing(self, missing, logs):
+        policy = type(self.policy).__name__
+        if any(name.startswith("val_") for name in missing):
+            return (
+                f"{policy} needs {missing} at the end of each epoch. Expected "
+                "`validation_data` or `validation_split` in `fit`, with "
+                f"`validation_freq=1`. Received: metrics {sorted(logs)}"
+            )
+        return (
+            f"{policy} needs the metrics {missing}. Expected a model compiled with "
+            f"them. Received: metrics {sorted(logs)}"
+        )
+
+    def _check_exact_zeros(self, model):
+        smooth = [
+            weight.path
+            for members in self._units.values()
+            for weight in members
+            if not weight.regularizer.has_prox
+        ]
+        optimizer = model.optimizer
+        while optimizer is not None and not isinstance(optimizer, Proximal):
+            optimizer = getattr(optimizer, "inner_optimizer", None)
+        if smooth or optimizer is None:
+            have = f"penalties without a proximal map on {smooth}"
+            if not smooth:
+                have = f"optimizer={type(model.optimizer).__name__}"
+            raise ValueError(
+                f"{type(self.policy).__name__} needs weights that reach exact zeros. "
+                "Expected a model compiled with kerasreg.optimizers.Proximal(optimizer) "
+                f"and penalties that have a proximal map. Received: {have}"
+            )
+
+    def _get_state(self):
+        weights = [weight for members in self._units.values() for weight in members]
+        return {
+            "strengths": [weight.regularizer.strength for weight in weights],
+            "ratios": self._ratios,
+            "batches": self._batches,
+            "policy": self.policy.get_state(),
+        }
+
+    def _set_state(self, state):
+        weights = [weight for members in self._units.values() for weight in members]
+        for weight, strength in zip(weights, state["strengths"], strict=True):
+            weight.regularizer.strength = strength
+        self._ratios, self._batches = state["ratios"], state["batches"]
+        self.policy.set_state(state["policy"])
+        self._resumed = True
+
+
+def _nothing():
+    return None
+
+
+def _ratios(members):
+    """Each weight's strength relative to the unit's; all alike if they are all 0."""
+    whole = unit_strength(members)
+    strengths = [weight.regularizer.strength for weight in members]
+    return [strength / whole if whole else 1.0 for strength in strengths]

@@ -1,0 +1,74 @@
+"""The training loss without penalties, as `fit` goes along."""
+
+import inspect
+
+import keras
+from keras import ops, tree
+
+
+class DataLoss:
+    """The mean of the data loss over the batches since the last reading.
+
+    It listens to `model.compute_loss`: what that returns in training, without the
+    penalties and other added losses. Once it is part of a traced train step it stays
+    there, so that the next `fit` is not traced again.
+
+    Args:
+        model: The compiled `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self._model = model
+        with model.distribute_strategy.scope():
+            self._mean = keras.metrics.Mean(name="data_loss")
+        self._original = model.compute_loss
+        model.compute_loss = self._compute_loss
+        model.train_function = None  # to be traced with it
+
+    @classmethod
+    def of(cls, model):
+        """The one of a model, or `None` where the step does not tell training.
+
+        Args:
+            model: The compiled `keras.Model`.
+        """
+        known = getattr(model.compute_loss, "__self__", None)
+        if isinstance(known, cls):
+            return known
+        if "training" not in inspect.signature(model.compute_loss).parameters:
+            return None
+        return cls(model)
+
+    def reset(self):
+        """Forget what was measured."""
+        self._mean.reset_state()
+
+    def read(self):
+        """The mean loss an example since `reset`, a float; `None` without batches."""
+        return float(self._mean.result()) if float(self._mean.count) else None
+
+    def _compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        model, added = self._model, []
+
+        def aggregate(extra):
+            added.append(original(extra))
+            return added[-1]
+
+        original = model._aggregate_additional_loss
+        model._aggregate_additional_loss = aggregate
+        try:
+            loss = self._original(
+                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+            )
+        finally:
+            del model._aggregate_additional_loss
+        if training and loss is not None:
+            replicas = model.distribute_strategy.num_replicas_in_sync
+            examples = next(i for i in tree.flatten(x) if i is not None)
+            self._mean.update_state(
+                ops.cast(loss - sum(added), "float32") * replicas,
+                sample_weight=ops.shape(examples)[0],
+            )
+        return loss

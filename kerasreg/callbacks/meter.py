@@ -1,0 +1,133 @@
+"""Measure the weights of a running `fit`: sizes, zeros, penalties and gradients."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from kerasreg.callbacks.policies.base import Unit
+from kerasreg.callbacks.probe import Probe, wide
+from kerasreg.regularizers.divergence import Divergence
+
+
+class Meter:
+    """Measures units of weights; one graph for all of them, traced once.
+
+    Make it before the train step is traced (in `set_model` of a callback) if it is to
+    measure gradients.
+
+    Args:
+        model: The compiled and built `keras.Model`.
+        units: Dict from the name of each unit to the list of its weights.
+        fields: Names of the fields of `Unit` to fill in.
+    """
+
+    def __init__(self, model, units, fields=()):
+        self.units, self.fields = units, tuple(fields)
+        self._model = model
+        self._weights = [weight for members in units.values() for weight in members]
+        self._slot = None
+        if set(self.fields) & {"gradient_norm", "penalty_gradient_norm"}:
+            probe = Probe.of(model)
+            rows = {id(weight): row for row, weight in enumerate(probe.weights)}
+            self._rows = [rows[id(weight)] for weight in self._weights]
+            self._slot = probe.claim(self)
+        # tensorflow: Keras has no public call that compiles a function.
+        import tensorflow as tf
+
+        self._graph = tf.function(self._measure, autograph=False)
+
+    def start(self, interval, done=0):
+        """Measure gradients at every `interval`-th step from now on.
+
+        Args:
+            interval: Positive integer.
+            done: How many steps of the first interval are done already.
+        """
+        if self._slot is not None:
+            self._slot.start(interval, self._model.optimizer, done)
+
+    def stop(self):
+        """Measure no gradients any more."""
+        if self._slot is not None:
+            self._slot.start(0, self._model.optimizer)
+
+    def read(self):
+        """Measure.
+
+        Gradient norms are root mean squares over the steps that were measured since
+        the last reading, and so are the other norms if gradients are measured, too;
+        they are `None` if no step was. The rest is of the present weights.
+
+        Returns:
+            A dict from the name of each unit to its `Unit`.
+        """
+        table = np.asarray(self._graph(), dtype=float) if self.fields else None
+        steps = self._slot.read()[self._rows] if self._slot is not None else None
+        units, first = {}, 0
+        for name, members in self.units.items():
+            rows = slice(first, first + len(members))
+            first += len(members)
+            units[name] = Unit(
+                strength=unit_strength(members),
+                size=sum(math.prod(weight.shape) for weight in members),
+            )
+            if table is not None:
+                self._fill(units[name], table[rows].sum(axis=0))
+            if steps is not None:
+                self._fill_gradients(units[name], steps[rows])
+        return units
+
+    def _fill(self, unit, row):
+        zeros, square, penalty = row
+        values = {
+            "sparsity": zeros / unit.size,
+            "norm": math.sqrt(square),
+            "penalty": penalty,
+        }
+        for name in values.keys() & set(self.fields):
+            setattr(unit, name, float(values[name]))
+
+    def _fill_gradients(self, unit, rows):
+        counts = rows[:, 3:]
+        if counts.any():  # a weight that the loss does not use has no gradient
+            norms = np.sqrt((rows[:, :3] / np.maximum(counts, 1)).sum(axis=0)).tolist()
+            unit.gradient_norm, unit.penalty_gradient_norm, unit.norm = norms
+
+    def _measure(self):
+        """Zeros, sum of squares and penalty of each weight: one row each."""
+        rows = []
+        for weight in self._weights:
+            w = ops.cast(ops.reshape(weight, weight.shape), "float32")
+            zeros = ops.count_nonzero(ops.equal(w, 0))
+            penalty = weight.regularizer.value(wide(weight))
+            row = [zeros, ops.sum(ops.square(w)), penalty]
+            rows.append(ops.stack([ops.cast(number, "float64") for number in row]))
+        return ops.stack(rows)
+
+
+def unit_strength(members):
+    """The strength of a unit: that of its first weight that has one.
+
+    Args:
+        members: List of the unit's weights.
+    """
+    strengths = [weight.regularizer.strength for weight in members]
+    return next((strength for strength in strengths if strength > 0), 0.0)
+
+
+def added_losses(model):
+    """What the regularizers of the weights add to the loss at present.
+
+    Args:
+        model: A built `keras.Model`.
+
+    Returns:
+        The sum of the penalties, and that of the KL divergences: floats.
+    """
+    sums = [0.0, 0.0]
+    for weight in model.trainable_weights:
+        if weight.regularizer is not None:
+            divergence = isinstance(weight.regularizer, Divergence)
+            sums[divergence] += float(weight.regularizer(weight))
+    return tuple(sums)
