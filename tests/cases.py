@@ -27,6 +27,7 @@ KINDS = {
     "optimizer",
     "layer",
     "callback",
+    "policy",
     "metric",
     "function",
     "base",
@@ -130,6 +131,14 @@ OPTIMIZERS = [
     ),
 ]
 
+
+class Double(callbacks.Policy):
+    """The simplest policy."""
+
+    def update(self, state):
+        return {name: 2.0 * unit.strength for name, unit in state.units.items()}
+
+
 CALLBACKS = [
     Case(
         "kerasreg.callbacks.Polish",
@@ -144,6 +153,23 @@ CALLBACKS = [
         lambda: callbacks.KLWarmup(0, 2),
         frozenset({"KL"}),
     ),
+    Case(
+        "kerasreg.callbacks.LayerwiseAdaptiveLambda",
+        "callback",
+        callbacks.LayerwiseAdaptiveLambda,
+        lambda: callbacks.LayerwiseAdaptiveLambda(Double()),
+    ),
+]
+
+
+def _policy(name: str, make: Callable[[], Any]) -> Case:
+    """A policy of strengths."""
+    public = getattr(callbacks, name)
+    return Case(f"kerasreg.callbacks.{name}", "policy", public, make)
+
+
+POLICIES: list[Case] = [
+    # The check's models have the six features and one output of `_data`.
 ]
 
 
@@ -300,6 +326,9 @@ def _plain(module: Any, name: str, kind: str = "function") -> Case:
 
 
 PLAIN = [
+    Case("kerasreg.callbacks.Policy", "base", callbacks.Policy),
+    Case("kerasreg.callbacks.State", "result", callbacks.State),
+    Case("kerasreg.callbacks.Unit", "result", callbacks.Unit),
     _plain(regularizers, "Penalty", "base"),
     _plain(regularizers, "as_penalty"),
     _plain(regularizers, "regularize"),
@@ -325,7 +354,7 @@ PLAIN = [
     _plain(plots, "reliability_diagram"),
 ]
 
-CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *METRICS, *PLAIN]
+CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *POLICIES, *METRICS, *PLAIN]
 
 # The sub-packages whose `__all__` is the public list.
 PUBLIC_MODULES = [

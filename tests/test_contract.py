@@ -17,6 +17,7 @@ from tests.cases import (
     LAYERS,
     METRICS,
     OPTIMIZERS,
+    POLICIES,
 )
 from tests.cases import REGULARIZERS as PENALTIES
 from tests.positions import POSITIONS
@@ -26,6 +27,7 @@ optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 layers = pytest.mark.parametrize("case", LAYERS, ids=str)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 metrics = pytest.mark.parametrize("case", METRICS, ids=str)
+policies = pytest.mark.parametrize("case", POLICIES, ids=str)
 inner_optimizers = pytest.mark.parametrize(
     "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
 )
@@ -255,6 +257,42 @@ def test_layer_two_devices(case, two_cpus):
 )
 def test_callback(case, check):
     check(case, _penalty())
+
+
+@policies
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.policies.check_numbers,
+        contract.policies.check_nan,
+        contract.policies.check_steps_per_execution,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_policy(case, check):
+    check(case)
+
+
+@xla
+@policies
+def test_policy_in_fit(case, jit_compile):
+    contract.policies.check_fit(case, jit_compile)
+
+
+@policies
+def test_policy_two_devices(case, two_cpus):
+    contract.policies.check_mirrored(case, two_cpus)
+
+
+@policies
+@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
+def test_policy_backup(case, tmp_path, first):
+    contract.policies.check_backup(case, tmp_path, first)
+
+
+@policies
+def test_policy_resumed(case, tmp_path):
+    contract.policies.check_resume(case, tmp_path / "model.keras")
 
 
 @metrics

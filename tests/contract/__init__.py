@@ -10,6 +10,7 @@ from tests.contract import (
     layers,
     metrics,
     optimizers,
+    policies,
     regularizers,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "layers",
     "metrics",
     "optimizers",
+    "policies",
     "regularizers",
 ]
