@@ -40,20 +40,19 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
     TensorBoard behind it. If a number that the policy needs is NaN or infinite, all
     strengths stay as they are, training goes on, and it warns once.
 
-    **Resuming.** Strengths, and what the policy remembers, are saved with the model's
-    weights while `fit` runs, by `keras.callbacks.BackupAndRestore`, `ModelCheckpoint`
-    and `model.save`. BackupAndRestore takes them up itself. To go on from a saved model,
-    in a new process, give the callback its path as `resume_from`. Models are loaded by
-    plain Keras as ever.
+    **Resuming.** Strengths, and what the policy remembers, are saved together with the
+    weights, by `keras.callbacks.BackupAndRestore`, `ModelCheckpoint` and `model.save`.
+    BackupAndRestore takes them up itself. To go on from a saved model in a new process,
+    give the callback its path as `resume_from`. Plain Keras loads the file as ever.
 
     Args:
         policy: A `kerasreg.callbacks.Policy`: `TargetSparsity`, `GeneralizationGap`,
             `Hypergradient`, `Evidence`, `AdaptiveWeightDecay`, `GradientRatio`,
             `Scheduled`, or your own.
         every: When to ask the policy: `"epoch"`, or a number of batches; by default
-            what the policy says. With `steps_per_execution` steps compiled into one, the
-            first chance is at the end of these. A policy that needs validation metrics
-            can be asked after epochs only.
+            what the policy says. With `steps_per_execution` steps compiled into one,
+            the first chance is at the end of these. A policy that needs validation
+            metrics can be asked after epochs only.
         granularity: `"layer"`, `"weight"` or `"model"`: what has a strength of its own.
         pattern: Glob pattern on the name of the layer or weight
             (`"block?_*"`, `"hidden/kernel"`) to leave all others alone, so that
@@ -157,7 +156,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self._check_exact_zeros(model)
         self.policy.check(model, self._units)
         self._meter = Meter(model, self._units, self.policy.needs)
-        needs_loss = "data_loss" in self.policy.needs_logs
+        needs_loss = {"data_loss", "val_data_loss"} & set(self.policy.needs_logs)
         self._data_loss = DataLoss.of(model) if needs_loss else None
         name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
         SavedState(self._get_state, self._set_state).hang_on(model, name)
@@ -183,7 +182,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         """Start to measure; set the first strengths of a policy that knows them."""
         self._epoch, self._before_epoch = epoch, self._batches
         if self._data_loss is not None:
-            self._data_loss.reset()
+            for training in (True, False):
+                self._data_loss.reset(training)
         if not self._fresh:
             return
         self._fresh = False  # by now other callbacks have restored what they saved
@@ -254,14 +254,14 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
     def _epoch_logs(self):
         """The metrics of the epoch, with the losses without penalties if needed."""
         logs, wanted = dict(self._logs), self.policy.needs_logs
-        if "val_data_loss" in wanted and "val_loss" in logs:
-            added = sum(added_losses(self.model))
-            logs.setdefault("val_data_loss", logs["val_loss"] - added)
-        if "data_loss" in wanted and self._data_loss is not None:
-            logs.setdefault("data_loss", self._data_loss.read())
-        elif "data_loss" in wanted:  # a `compute_loss` of the user's own
-            added = sum(added_losses(self.model))
-            logs.setdefault("data_loss", logs["loss"] - added)
+        for name, training in (("data_loss", True), ("val_data_loss", False)):
+            total = name.replace("data_", "")
+            if name not in wanted or total not in logs:
+                continue
+            if self._data_loss is not None:
+                logs[name] = self._data_loss.read(training)
+            else:  # a `compute_loss` of the user's own
+                logs[name] = logs[total] - sum(added_losses(self.model))
         return logs
 
     def _missing(self, missing, logs):
@@ -293,8 +293,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
                 have = f"optimizer={type(model.optimizer).__name__}"
             raise ValueError(
                 f"{type(self.policy).__name__} needs weights that reach exact zeros. "
-                "Expected a model compiled with kerasreg.optimizers.Proximal(optimizer) "
-                f"and penalties that have a proximal map. Received: {have}"
+                "Expected a model compiled with kerasreg.optimizers.Proximal, and "
+                f"penalties that have a proximal map. Received: {have}"
             )
 
     def _get_state(self):

@@ -1,4 +1,4 @@
-"""The training loss without penalties, as `fit` goes along."""
+"""The losses without penalties, as `fit` goes along."""
 
 import inspect
 
@@ -9,9 +9,9 @@ from keras import ops, tree
 class DataLoss:
     """The mean of the data loss over the batches since the last reading.
 
-    It listens to `model.compute_loss`: what that returns in training, without the
-    penalties and other added losses. Once it is part of a traced train step it stays
-    there, so that the next `fit` is not traced again.
+    It listens to `model.compute_loss`: what that returns, in training and in
+    validation, without the penalties and other added losses. Once it is part of traced
+    steps it stays there, so that the next `fit` is not traced again.
 
     Args:
         model: The compiled `keras.Model`.
@@ -20,10 +20,13 @@ class DataLoss:
     def __init__(self, model):
         self._model = model
         with model.distribute_strategy.scope():
-            self._mean = keras.metrics.Mean(name="data_loss")
+            self._means = {
+                training: keras.metrics.Mean(name="data_loss")
+                for training in (True, False)
+            }
         self._original = model.compute_loss
         model.compute_loss = self._compute_loss
-        model.train_function = None  # to be traced with it
+        model.train_function = model.test_function = None  # to be traced with it
 
     @classmethod
     def of(cls, model):
@@ -39,13 +42,14 @@ class DataLoss:
             return None
         return cls(model)
 
-    def reset(self):
-        """Forget what was measured."""
-        self._mean.reset_state()
+    def reset(self, training=True):
+        """Forget what was measured, in training or in validation."""
+        self._means[training].reset_state()
 
-    def read(self):
+    def read(self, training=True):
         """The mean loss an example since `reset`, a float; `None` without batches."""
-        return float(self._mean.result()) if float(self._mean.count) else None
+        mean = self._means[training]
+        return float(mean.result()) if float(ops.sum(mean.count)) else None
 
     def _compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -64,10 +68,10 @@ class DataLoss:
             )
         finally:
             del model._aggregate_additional_loss
-        if training and loss is not None:
+        if loss is not None:
             replicas = model.distribute_strategy.num_replicas_in_sync
             examples = next(i for i in tree.flatten(x) if i is not None)
-            self._mean.update_state(
+            self._means[bool(training)].update_state(
                 ops.cast(loss - sum(added), "float32") * replicas,
                 sample_weight=ops.shape(examples)[0],
             )

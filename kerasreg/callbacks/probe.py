@@ -1,6 +1,7 @@
 """Measure gradients where the optimizer has them anyway, inside the traced step."""
 
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -27,7 +28,7 @@ class Probe:
             for weight in model.trainable_weights
             if isinstance(weight.regularizer, Penalty)
         ]
-        self._model = weakref.ref(model)
+        self._model: Any = weakref.ref(model)
         self._optimizer, self._proximal = optimizer, proximal
         self._slots = []
         self._raw = None
