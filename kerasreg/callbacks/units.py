@@ -12,11 +12,10 @@ from kerasreg.regularizers.sites import find_owners
 GRANULARITIES = ("layer", "weight", "model")
 
 
-def units_of(model, granularity="layer", pattern=None):
+def units_of(model, granularity="layer", pattern=None, *, own=True):
     """Group the penalized weights of a model into units that share one strength.
 
-    Frozen weights are left out: Keras leaves their penalties out of the loss. A weight
-    that shared its penalty object with others gets a copy of its own.
+    Frozen weights are left out: Keras leaves their penalties out of the loss.
 
     Args:
         model: A built `keras.Model`.
@@ -24,6 +23,8 @@ def units_of(model, granularity="layer", pattern=None):
             `"model"`: all together.
         pattern: Glob pattern on the name of the weight (`"hidden/kernel"`) or of its
             layer, to leave others out; `None` for all.
+        own: Whether a weight that shares its penalty object with others gets a copy
+            of its own, so that strengths can be set apart.
 
     Returns:
         A dict from the name of each unit to the list of its weights. The name is the
@@ -38,7 +39,8 @@ def units_of(model, granularity="layer", pattern=None):
             f"{GRANULARITIES}. Received: granularity={granularity!r}"
         )
     check_built_model(model)
-    separate(model)
+    if own:
+        separate(model)
     owners = find_owners(model)
     weights = [
         (_layer(*owners[id(weight)]), weight)
@@ -49,9 +51,10 @@ def units_of(model, granularity="layer", pattern=None):
     names = _names((w, f"{layers[id(layer)]}/{w.name}") for layer, w in weights)
     units: dict[str, list] = {}
     for layer, weight in weights:
-        own = layers[id(layer)], names[id(weight)], weight.path
-        if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in own):
-            unit = {"layer": own[0], "weight": own[1], "model": "model"}[granularity]
+        called = layers[id(layer)], names[id(weight)], weight.path
+        if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in called):
+            unit = {"layer": called[0], "weight": called[1], "model": "model"}
+            unit = unit[granularity]
             units.setdefault(unit, []).append(weight)
     if not units:
         raise ValueError(_nothing(model, weights, pattern))
