@@ -159,6 +159,12 @@ CALLBACKS = [
         callbacks.LayerwiseAdaptiveLambda,
         lambda: callbacks.LayerwiseAdaptiveLambda(Double()),
     ),
+    Case(
+        "kerasreg.callbacks.RegularizationMonitor",
+        "callback",
+        callbacks.RegularizationMonitor,
+        lambda: callbacks.RegularizationMonitor(granularity="weight"),
+    ),
 ]
 
 
@@ -170,6 +176,10 @@ def _policy(name: str, make: Callable[[], Any]) -> Case:
 
 POLICIES: list[Case] = [
     # The check's models have the six features and one output of `_data`.
+    _policy(
+        "Hypergradient",
+        lambda: callbacks.Hypergradient(_data(), _data(), terms=3, burn_in=0),
+    ),
 ]
 
 
@@ -338,6 +348,7 @@ PLAIN = [
     _plain(layers, "noisy"),
     _plain(layers, "sampling"),
     _plain(layers, "set_num_examples"),
+    _plain(callbacks, "advice"),
     _plain(optimizers, "solve"),
     _plain(optimizers, "Solution", "result"),
     _plain(layers, "to_deterministic"),
