@@ -3,18 +3,33 @@
 from kerasreg.callbacks.adaptive import LayerwiseAdaptiveLambda
 from kerasreg.callbacks.advice import advice
 from kerasreg.callbacks.monitor import RegularizationMonitor
-from kerasreg.callbacks.policies import Hypergradient, Policy, State, Unit
+from kerasreg.callbacks.policies import (
+    AdaptiveWeightDecay,
+    GeneralizationGap,
+    GradientRatio,
+    Hypergradient,
+    Policy,
+    Scheduled,
+    State,
+    TargetSparsity,
+    Unit,
+)
 from kerasreg.callbacks.polish import Polish
 from kerasreg.callbacks.warmup import KLWarmup
 
 __all__ = [
+    "AdaptiveWeightDecay",
+    "GeneralizationGap",
+    "GradientRatio",
     "Hypergradient",
     "KLWarmup",
     "LayerwiseAdaptiveLambda",
     "Policy",
     "Polish",
     "RegularizationMonitor",
+    "Scheduled",
     "State",
+    "TargetSparsity",
     "Unit",
     "advice",
 ]
