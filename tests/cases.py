@@ -368,6 +368,7 @@ PLAIN = [
     _plain(plots, "coefficient_path"),
     _plain(plots, "learning_curves"),
     _plain(plots, "reliability_diagram"),
+    _plain(plots, "training_report"),
 ]
 
 CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *POLICIES, *METRICS, *PLAIN]

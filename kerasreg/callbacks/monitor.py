@@ -135,11 +135,9 @@ class RegularizationMonitor(keras.callbacks.Callback):
         self._data_loss = DataLoss.of(model)
         self._validated, self._measuring = None, False
         self._own: set[str] = set()
-        self._writers = []
-        if self.csv is not None:
-            self._writers.append(Table(self.csv))
-        if self.tensorboard is not None:
-            self._writers.append(EventFiles(self.tensorboard))
+        self._table = None if self.csv is None else Table(self.csv)
+        events = self.tensorboard
+        self._events = None if events is None else EventFiles(events)
 
     def on_train_begin(self, logs=None):
         """Forget the advice of an earlier `fit`."""
@@ -173,19 +171,21 @@ class RegularizationMonitor(keras.callbacks.Callback):
             parts = [v for key, v in added.items() if key.startswith(name + "/")]
             if parts:
                 measured[name] = sum(parts)
-        if self._units:
-            measured.update(self._measure())
+        if self._meter is not None:
+            measured.update(self._measure(self._meter.read()))
         logs.update(measured)
         self._own.update(name for name in measured if "/" in name)
-        for writer in self._writers:
-            writer.write(epoch, logs)
+        if self._table is not None:
+            self._table.write(epoch, logs)
+        if self._events is not None:
+            self._events.write(epoch, logs)
 
     def on_train_end(self, logs=None):
         """Say what can be said."""
         if self._meter is not None:
             self._meter.stop()
-        for writer in self._writers:
-            writer.close()
+        if self._events is not None:
+            self._events.close()
         history = self.model.history
         history.__dict__.pop("on_epoch_end", None)
         if history.history:
@@ -193,7 +193,7 @@ class RegularizationMonitor(keras.callbacks.Callback):
             self.advice += self._on_the_model()
         if self.verbose:
             for line in self.advice:
-                keras.utils.io_utils.print_msg(line)
+                print(line)
 
     def _on_the_model(self):
         """Advice on what the curves do not show."""
@@ -243,10 +243,10 @@ class RegularizationMonitor(keras.callbacks.Callback):
             for name, weight in self._penalized.items()
         }
 
-    def _measure(self):
+    def _measure(self, units):
         """What is logged of the units."""
         found = {}
-        for name, unit in self._meter.read().items():
+        for name, unit in units.items():
             members = self._units[name]
             values = {"strength": unit.strength, **_zeros(members)}
             if unit.gradient_norm is not None:

@@ -12,11 +12,13 @@ figure.savefig("weights.png")
 from kerasreg.plots.coefficients import coefficient_path
 from kerasreg.plots.curves import learning_curves
 from kerasreg.plots.reliability import reliability_diagram
+from kerasreg.plots.training import training_report
 from kerasreg.plots.weights import weight_histogram
 
 __all__ = [
     "coefficient_path",
     "learning_curves",
     "reliability_diagram",
+    "training_report",
     "weight_histogram",
 ]
