@@ -17,43 +17,43 @@ MODES = ("implicit", "first_order")
 class Hypergradient(Policy):
     """Turn each strength to where the validation loss falls.
 
-    The weights `w` minimize `C_train`, the loss on training data and penalties. If they
-    are at its minimum, a change of a strength `s` moves them, and the loss on validation
-    data without penalties, `C_val`, changes by the *hypergradient*
+    The weights `w` minimize `C_train`, the loss on training data and penalties. If
+    they are at its minimum, a change of a strength `s` moves them, and the loss on
+    validation data without penalties, `C_val`, changes by the *hypergradient*
 
         d C_val / d log s = −(∇C_val)ᵀ H⁻¹ ∂(∇C_train)/∂ log s
 
-    where `H` is the Hessian of `C_train` in `w` (all trained weights, penalized or not).
-    Adam takes steps against it on `log s`. Strengths stay positive, and one that
-    begins at zero cannot be moved. Begin high (say 1e-2): from there the
+    where `H` is the Hessian of `C_train` in `w` (all trained weights, penalized or
+    not). Adam takes steps against it on `log s`. Strengths stay positive, and one
+    that begins at zero cannot be moved. Begin high (say 1e-2): from there the
     hypergradient is large, and the weights do not overfit before it acts.
 
     * `mode="implicit"`: `H⁻¹ v` is `step_size · Σ_{j=0..terms} (I − step_size·H)^j v`.
       Each term costs a product with the Hessian: about four passes over the training
-      data. Few terms are too few for directions of small curvature; the hypergradient
-      is then too small, not wrong in sign along them, and what it converges to is near
-      the best strength, the nearer the more terms. The series ends early where its
-      terms would grow: away from a minimum, or with too long a step.
-    * `mode="first_order"`: `H⁻¹ = step_size` (T1-T2). It costs a single gradient and is
-      **biased**, whatever the data: it settles where `∇C_val` is at right angles to the
-      gradient of the penalty, which is not the minimum of `C_val` unless `H` is a
+      data. Directions of a curvature below `1/(step_size·terms)` count for less than
+      they should. What it settles at is near the best strength, the nearer the more
+      terms: try more if in doubt. The series ends early where its terms would grow:
+      away from a minimum, or with too long a step.
+    * `mode="first_order"`: `H⁻¹ = step_size` (T1-T2). It costs three gradients and is
+      **biased**, however long it runs: it settles where `∇C_val` is at right angles to
+      the gradient of the penalty, which is not the minimum of `C_val` unless `H` is a
       multiple of the identity.
 
-    All of it is measured in inference mode (no dropout, batch normalization by its moving
-    statistics, no learned noise), in float32 at least, in one graph for each model,
-    which sees changed strengths without a new trace. The model is not changed.
+    All of it is measured in inference mode (no dropout, batch normalization by its
+    moving statistics, no learned noise), in float32 at least, in one graph for each
+    model, which sees changed strengths without a new trace. The model is not changed.
 
-    The theorem asks for weights near a minimum: give training enough steps between updates
-    (`every`), and before the first (`burn_in`). With penalties such as L1, exact zeros
-    stay zeros when a strength changes a little, so the derivative is that of the other
-    weights, and zeros that the penalty holds are left out of `H`; so are all zeros of a
-    zero group. It needs exact zeros for that (`kerasreg.optimizers.Proximal` or
-    `solve`): small weights that would be zero count as weights. A unit without any
-    weight but such zeros has a hypergradient of 0 and stays. Only zeros are recognized:
-    a kink elsewhere (a Laplace prior around another `loc`) is not. MCP and SCAD, not
-    linear in their strength, are differentiated by it as well.
+    The theorem asks for weights near a minimum: give training enough steps between
+    updates (`every`) and before the first (`burn_in`). With penalties such as L1, exact
+    zeros stay zeros when a strength changes a little, so the derivative is that of the
+    other weights, and zeros that the penalty holds are left out of `H`, as are all
+    weights of a zero group. That needs exact zeros (`kerasreg.optimizers.Proximal` or
+    `solve`): small weights that should be zero count as weights. A unit that is all
+    zeros has a hypergradient of 0 and stays. Only a kink at zero is recognized, not
+    that of a Laplace prior around another `loc`. MCP and SCAD, which are not linear in
+    their strength, are differentiated as they are.
 
-    The best of a validation set is too good for it: judge the model on other data.
+    The validation loss that was minimized flatters: judge the model on other data.
 
     Args:
         train_data: `(x, y)` or `(x, y, sample_weight)`, the data of `fit`: numpy arrays
@@ -73,9 +73,9 @@ class Hypergradient(Policy):
         seed: Non-negative integer, for the batches.
 
     Raises:
-        ValueError: If an argument is out of range, `mode` is unknown, or the parts of the
-            data have different numbers of samples or none; when `fit` begins, if there
-            are no data, the model is not compiled or a unit has strength 0.
+        ValueError: If an argument is out of range, `mode` is unknown, or the parts of
+            the data have different numbers of samples or none; when `fit` begins, if
+            there are no data, the model is not compiled or a unit has strength 0.
         TypeError: If an argument is of the wrong type.
 
     Example:
@@ -101,11 +101,11 @@ class Hypergradient(Policy):
     0.86
 
     Reference: Lorraine, Vicol & Duvenaud 2020, "Optimizing millions of hyperparameters
-    by implicit differentiation", theorem 1 and algorithm 3; Luketina, Berglund, Greff &
-    Raiko 2016, "Scalable gradient-based tuning of continuous regularization
-    hyperparameters", section 2 (T1-T2); Bertrand, Klopfenstein, Massias, Blondel, Vaiter,
-    Gramfort & Salmon 2022, "Implicit differentiation for fast hyperparameter selection in
-    non-smooth convex learning" (zeros).
+    by implicit differentiation", theorem 1 and algorithm 3; Luketina, Berglund, Greff
+    & Raiko 2016, "Scalable gradient-based tuning of continuous regularization
+    hyperparameters", section 2 (T1-T2); Bertrand et al. 2022, "Implicit
+    differentiation for fast hyperparameter selection in non-smooth convex learning"
+    (zeros).
     """
 
     every: str | int = 10

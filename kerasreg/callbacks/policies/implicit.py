@@ -165,30 +165,33 @@ class Implicit:
             free.append(ops.cast(ops.logical_not(pinned), above.dtype))
         return free
 
-    def _penalties(self, weights, penalized, factors=None):
-        """The penalties of all units.
+    def _penalties(self, weights, penalized, strengths=()):
+        """All penalties that have a strength.
 
         Args:
             weights: What other weights are, for a divergence that depends on them.
             penalized: The weights whose penalties are added up.
-            factors: Tensors by which the units' strengths are multiplied.
+            strengths: Pairs of a penalty's strength variable and what it is.
         """
         variables = self.objective.variables
-        position = {id(v): index for index, v in enumerate(variables)}
-        strengths = {}
-        for index, members in enumerate(self._units.values()):
-            for variable in members if factors else []:
-                strength = _strength(variable.regularizer)
-                _, value = strengths.get(id(strength), (None, strength.value))
-                strengths[id(strength)] = strength, value * factors[index]
         mapping = list(zip(variables, weights, strict=True))
         total = ops.zeros((), self.objective.dtype)
-        with keras.StatelessScope([*mapping, *strengths.values()]):
-            for members in self._units.values():
-                for variable in members:
-                    w = penalized[position[id(variable)]]
+        with keras.StatelessScope([*mapping, *strengths]):
+            for variable, w in zip(variables, penalized, strict=True):
+                if isinstance(variable.regularizer, Penalty):
                     total = total + ops.cast(variable.regularizer(w), total.dtype)
         return total
+
+    def _multiplied(self, factors):
+        """Pairs of strength variables and what they are, each unit's by its factor."""
+        found: dict[int, tuple] = {}
+        for factor, members in zip(factors, self._units.values(), strict=True):
+            # One penalty object may be that of several weights.
+            own = {id(s): s for s in (_strength(v.regularizer) for v in members)}
+            for key, strength in own.items():
+                _, value = found.get(key, (None, strength.value))
+                found[key] = strength, value * factor
+        return list(found.values())
 
     def _mixed(self, weights, vector):
         """`vectorᵀ ∂(∇_w C_train)/∂ log s` of each unit's strength `s`."""
@@ -198,7 +201,8 @@ class Implicit:
         factors = [ops.ones((), "float32") for _ in self._units]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(factors)
-            slopes = _gradient(lambda ws: self._penalties(ws, ws, factors), weights)
+            strengths = self._multiplied(factors)
+            slopes = _gradient(lambda ws: self._penalties(ws, ws, strengths), weights)
             product = _dot(slopes, vector)
         return tape.gradient(
             product, factors, unconnected_gradients=tf.UnconnectedGradients.ZERO
