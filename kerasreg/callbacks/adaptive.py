@@ -155,6 +155,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         if self.policy.needs_exact_zeros:
             self._check_exact_zeros(model)
         self.policy.check(model, self._units)
+        self.__dict__.pop("_meter", None)  # the new one takes its place in the step
         self._meter = Meter(model, self._units, self.policy.needs)
         needs_loss = {"data_loss", "val_data_loss"} & set(self.policy.needs_logs)
         self._data_loss = DataLoss.of(model) if needs_loss else None

@@ -1,5 +1,6 @@
 """Measure the weights of a running `fit`: sizes, zeros, penalties and gradients."""
 
+import functools
 import math
 
 import numpy as np
@@ -35,7 +36,9 @@ class Meter:
         # tensorflow: Keras has no public call that compiles a function.
         import tensorflow as tf
 
-        self._graph = tf.function(self._measure, autograph=False)
+        # Not a method: a cycle would keep the slot taken after the meter is gone.
+        table = functools.partial(_table, self._weights)
+        self._graph = tf.function(table, autograph=False)
 
     def start(self, interval, done=0):
         """Measure gradients at every `interval`-th step from now on.
@@ -94,16 +97,17 @@ class Meter:
             norms = np.sqrt((rows[:, :3] / np.maximum(counts, 1)).sum(axis=0)).tolist()
             unit.gradient_norm, unit.penalty_gradient_norm, unit.norm = norms
 
-    def _measure(self):
-        """Zeros, sum of squares and penalty of each weight: one row each."""
-        rows = []
-        for weight in self._weights:
-            w = ops.cast(ops.reshape(weight, weight.shape), "float32")
-            zeros = ops.count_nonzero(ops.equal(w, 0))
-            penalty = weight.regularizer.value(wide(weight))
-            row = [zeros, ops.sum(ops.square(w)), penalty]
-            rows.append(ops.stack([ops.cast(number, "float64") for number in row]))
-        return ops.stack(rows)
+
+def _table(weights):
+    """Zeros, sum of squares and penalty of each weight: one row each."""
+    rows = []
+    for weight in weights:
+        w = ops.cast(ops.reshape(weight, weight.shape), "float32")
+        zeros = ops.count_nonzero(ops.equal(w, 0))
+        penalty = weight.regularizer.value(wide(weight))
+        row = [zeros, ops.sum(ops.square(w)), penalty]
+        rows.append(ops.stack([ops.cast(number, "float64") for number in row]))
+    return ops.stack(rows)
 
 
 def unit_strength(members):

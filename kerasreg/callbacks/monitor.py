@@ -126,7 +126,7 @@ class RegularizationMonitor(keras.callbacks.Callback):
         """Find the penalties, and have the steps measure gradients and data loss."""
         super().set_model(model)
         self._penalized = _penalized(model)
-        self._units, self._meter = {}, None
+        self._units, self._meter = {}, None  # a new meter takes the place of the old
         tunable = [isinstance(w.regularizer, Penalty) for w in self._penalized.values()]
         if any(tunable) or self.pattern is not None:
             self._units = units_of(model, self.granularity, self.pattern, own=False)

@@ -29,6 +29,9 @@ _SHARES = {"sparsity", "group_sparsity"}
 # A linear axis would hide the small values of what spans more than this.
 _WIDE = 10.0
 
+# A logarithmic axis over more than this has ticks at powers of ten alone.
+_MANY = 1e3
+
 # Of fewer points than this, each has a dot.
 _FEW = 4
 
@@ -133,8 +136,9 @@ def _losses(axes, record):
         _curve(axes, (epochs, values), PALETTE[0], label)
     plain = train == "loss"
     dress(axes, title="loss" if plain else "loss without penalties", xlabel="epoch")
-    if _is_wide([record.curve(n)[1] for n in (train, validation) if n]):
-        axes.set_yscale("log")
+    curves = [record.curve(name)[1] for name in (train, validation) if name]
+    if _is_wide(curves):
+        _logarithmic(axes, curves)
     axes.legend(frameon=False, fontsize=8.5)
 
 
@@ -220,12 +224,24 @@ def _is_wide(curves):
 def _scale(axes, curves):
     """An axis for what is not negative: logarithmic, or from zero on."""
     if _is_wide(curves):
-        axes.set_yscale("log", nonpositive="mask")
+        _logarithmic(axes, curves)
         return
     values = np.concatenate(curves)
     values = values[np.isfinite(values)]
     if values.size and values.min() >= 0:
         axes.set_ylim(0.0, 1.15 * values.max() or 1.0)
+
+
+def _logarithmic(axes, curves):
+    """Ticks at 1, 3, 10, or at powers of ten where there are many."""
+    ticker = require("matplotlib.ticker", "viz")
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values) & (values > 0)]
+    axes.set_yscale("log", nonpositive="mask")
+    fine = values.max() < _MANY * values.min()
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0) if fine else (1.0,)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _finish(used, record):
