@@ -181,6 +181,7 @@ POLICIES: list[Case] = [
         lambda: callbacks.Hypergradient(_data(), _data(), terms=3, burn_in=0),
     ),
     _policy("AdaptiveWeightDecay", lambda: callbacks.AdaptiveWeightDecay(0.02)),
+    _policy("Evidence", lambda: callbacks.Evidence(*_data())),
     _policy("GeneralizationGap", lambda: callbacks.GeneralizationGap(smoothing=0.0)),
     _policy("GradientRatio", lambda: callbacks.GradientRatio(0.02)),
     _policy("Scheduled", lambda: callbacks.Scheduled(lambda e: 0.1 / (e + 1))),

@@ -5,6 +5,7 @@ from kerasreg.callbacks.advice import advice
 from kerasreg.callbacks.monitor import RegularizationMonitor
 from kerasreg.callbacks.policies import (
     AdaptiveWeightDecay,
+    Evidence,
     GeneralizationGap,
     GradientRatio,
     Hypergradient,
@@ -19,6 +20,7 @@ from kerasreg.callbacks.warmup import KLWarmup
 
 __all__ = [
     "AdaptiveWeightDecay",
+    "Evidence",
     "GeneralizationGap",
     "GradientRatio",
     "Hypergradient",

@@ -160,6 +160,10 @@ def _unit(policy, rng):
 def policy_extra(policy, rng):
     """What the `measure` of this kind of policy returns for a unit."""
     names = {
+        "Evidence": (
+            *("gamma", "square", "log_ratio"),
+            *("error", "observations", "scale"),
+        ),
         "Hypergradient": ("hypergradient",),
     }.get(type(policy).__name__, ())
     return {name: float(rng.uniform(0.1, 0.9)) for name in names}
