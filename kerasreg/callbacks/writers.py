@@ -3,6 +3,8 @@
 import csv
 import os
 
+import numpy as np
+
 
 class Table:
     """A CSV file with a row an epoch, whose columns may come later.
@@ -70,7 +72,8 @@ class EventFiles:
 
         Args:
             epoch: Number of the epoch, from 0.
-            logs: Dict from the name of each scalar to a number.
+            logs: Dict from the name of each scalar to a number; what is no number is
+                left out.
         """
         # tensorflow: it writes the event files.
         import tensorflow as tf
@@ -78,6 +81,8 @@ class EventFiles:
         plugin = tf.compat.v1.SummaryMetadata.PluginData(plugin_name="scalars")
         metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin, data_class=1)
         for name, value in logs.items():
+            if np.ndim(value):
+                continue
             run = "validation" if name.startswith("val_") else "train"
             if run not in self._writers:
                 folder = os.path.join(self._log_dir, run)
