@@ -1,0 +1,266 @@
+"""FGSM, PGD, VAT's direction, and random noise as a control."""
+
+import keras
+from keras import ops, tree
+
+from kerasreg.adversarial.attack import Attack
+from kerasreg.adversarial.losses import divergences
+from kerasreg.optimizers.solve import check_count
+from kerasreg.regularizers.base import check_number
+
+
+@keras.saving.register_keras_serializable(package="kerasreg")
+class FGSM(Attack):
+    """One step up the gradient of the loss, to the edge of the ball.
+
+    `x + eps·sign(∇ₓ loss)` in the maximum norm, `x + eps·∇/‖∇‖₂` in the Euclidean
+    one. With `random_start` it begins at a random point of the ball and goes `step`
+    (RS-FGSM): hardly stronger, but the attack for fast adversarial training.
+
+    Args:
+        eps: Non-negative number, the radius of the ball.
+        norm: `"inf"`, `2` or `1`.
+        random_start: Whether to begin at a random point.
+        step: Positive number, the length of the step; by default `eps`, and
+            `1.25·eps` from a random start.
+        **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from kerasreg.adversarial import FGSM
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+    >>> model = keras.Sequential([keras.Input((2,)), dense])
+    >>> model.compile(loss="mse")
+    >>> attack = FGSM(0.1, bounds=(0.0, 1.0))
+    >>> attack(model, np.array([[0.5, 0.95]]), np.array([[0.0]])).numpy().round(2)
+    array([[0.6, 1. ]], dtype=float32)
+
+    Reference: Goodfellow, Shlens & Szegedy 2015, "Explaining and harnessing
+    adversarial examples", section 4; Wong, Rice & Kolter 2020, "Fast is better than
+    free", algorithm 3 (random start).
+    """
+
+    def __init__(self, eps, norm="inf", *, random_start=False, step=None, **where):
+        super().__init__(eps, norm, **where)
+        self.random_start = bool(random_start)
+        self.step = None if step is None else check_number("step", step, above=0.0)
+
+    def perturb(self, problem, seed):
+        """One step."""
+        start = problem.random(seed) if self.random_start else problem.zeros()
+        step = self.step
+        if step is None:
+            step = self.eps * (1.25 if self.random_start else 1.0)
+        return problem.climb(start, problem.gradient(start), step)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {"random_start": self.random_start, "step": self.step}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="kerasreg")
+class PGD(Attack):
+    """Projected gradient ascent on the loss, the strongest in its class.
+
+    Steps of steepest ascent in the norm, each followed by the projection onto the
+    ball and the bounds. Of several restarts, each example keeps the perturbation with
+    the highest loss.
+
+    Args:
+        eps: Non-negative number, the radius of the ball.
+        norm: `"inf"`, `2` or `1`.
+        steps: Positive integer.
+        step: Positive number, the length of a step; by default `2.5·eps/steps`, so that
+            any point of the ball can be reached from any other.
+        restarts: Positive integer.
+        random_start: Whether to begin at a random point of the ball; without it, only
+            one restart makes sense.
+        **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from kerasreg.adversarial import PGD
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+    >>> model = keras.Sequential([keras.Input((2,)), dense])
+    >>> model.compile(loss="mse")
+    >>> attack = PGD(0.1, norm=2, bounds=(0.0, 1.0))
+    >>> x = attack(model, np.array([[0.5, 0.5]]), np.array([[0.0]])).numpy()
+    >>> x.round(2)
+    array([[0.57, 0.57]], dtype=float32)
+
+    Reference: Madry et al. 2018, "Towards deep learning models resistant to
+    adversarial attacks", section 2.1 and appendix B.
+    """
+
+    def __init__(
+        self,
+        eps,
+        norm="inf",
+        *,
+        steps=10,
+        step=None,
+        restarts=1,
+        random_start=True,
+        **where,
+    ):
+        super().__init__(eps, norm, **where)
+        self.steps = check_count("steps", steps)
+        self.step = None if step is None else check_number("step", step, above=0.0)
+        self.restarts = check_count("restarts", restarts)
+        self.random_start = bool(random_start)
+
+    def perturb(self, problem, seed):
+        """The best of the restarts."""
+        step = 2.5 * self.eps / self.steps if self.step is None else self.step
+        best = self._run(problem, seed, step)
+        if self.restarts == 1:
+            return best
+
+        def again(count, best, highest):
+            found = self._run(problem, seed + ops.stack([97 * count, 0 * count]), step)
+            losses = problem.losses(found)
+            better = losses > highest
+            best = [
+                ops.where(ops.reshape(better, (-1,) + (1,) * (len(a.shape) - 1)), a, b)
+                for a, b in zip(found, best, strict=True)
+            ]
+            return count + 1, best, ops.maximum(losses, highest)
+
+        start = ops.ones((), "int32"), best, problem.losses(best)
+        return ops.while_loop(lambda count, *_: count < self.restarts, again, start)[1]
+
+    def _run(self, problem, seed, step):
+        start = problem.random(seed) if self.random_start else problem.zeros()
+
+        def climb(count, deltas):
+            return count + 1, problem.climb(deltas, problem.gradient(deltas), step)
+
+        start = ops.zeros((), "int32"), start
+        return ops.while_loop(lambda count, _: count < self.steps, climb, start)[1]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {
+            "steps": self.steps,
+            "step": self.step,
+            "restarts": self.restarts,
+            "random_start": self.random_start,
+        }
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="kerasreg")
+class VAT(Attack):
+    """The direction in which the prediction changes most; needs no labels.
+
+    The predictions at `x` and at `x + δ` differ by a divergence `D` that is 0, and
+    has no slope, at `δ = 0`: it grows by half the Hessian there. The perturbation has
+    length `eps` along the Hessian's first eigenvector, found by power iteration with
+    differences over `probe`. `D` is the Kullback-Leibler divergence of the predictions
+    for a cross-entropy loss, else their mean squared distance. In the maximum norm the
+    direction's signs are taken.
+
+    Args:
+        eps: Non-negative number, the radius of the ball.
+        norm: `2`, as in the paper, `"inf"` or `1`.
+        iterations: Positive integer, of the power iteration.
+        probe: Positive number, `ξ` in the paper, a length in the (scaled) inputs.
+        **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`; of the loss it
+            only matters whether it is a cross-entropy, and of logits.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from kerasreg.adversarial import VAT
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+    >>> model = keras.Sequential([keras.Input((2,)), dense])
+    >>> model.compile(loss="mse")
+    >>> moved = VAT(0.1)(model, np.array([[0.5, 0.5]])).numpy() - 0.5
+    >>> np.abs(moved).round(4)
+    array([[0.0707, 0.0707]], dtype=float32)
+
+    Reference: Miyato, Maeda, Koyama & Ishii 2019, "Virtual adversarial training",
+    section 3.3 and algorithm 1.
+    """
+
+    needs_labels = False
+
+    def __init__(self, eps, norm=2, *, iterations=1, probe=1e-2, **where):
+        super().__init__(eps, norm, **where)
+        self.iterations = check_count("iterations", iterations)
+        self.probe = check_number("probe", probe, above=0.0)
+
+    def perturb(self, problem, seed):
+        """Power iteration, then a step of length `eps`."""
+        clean = tree.map_structure(ops.stop_gradient, problem.predict(problem.zeros()))
+
+        def change(deltas):
+            other = problem.predict(deltas)
+            return divergences(problem.model, clean, other, problem.loss)
+
+        probes = [space.probe(self.probe) for space in problem.spaces]
+
+        def sized(directions):
+            rows = zip(probes, problem.clean, directions, strict=True)
+            return [
+                space.climb(x, ops.zeros_like(x), d, self.probe) for space, x, d in rows
+            ]
+
+        direction = sized(problem.random(seed, probes))
+        for _ in range(self.iterations):
+            direction = sized(problem.gradient(direction, change))
+        return problem.climb(problem.zeros(), direction, self.eps)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        own = {"iterations": self.iterations, "probe": self.probe}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(package="kerasreg")
+class Noise(Attack):
+    """A random point of the ball: the control that any attack has to beat.
+
+    Args:
+        eps: Non-negative number, the radius of the ball.
+        norm: `"inf"`, `2` or `1`.
+        **where: `bounds`, `scale`, `mask` and `on` of `Attack`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        TypeError: If an argument is of the wrong type.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from kerasreg.adversarial import Noise
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> moved = Noise(0.1)(model, np.zeros((3, 2)))
+    >>> bool(np.all(np.abs(moved) <= 0.1))
+    True
+    """
+
+    needs_labels = False
+
+    def perturb(self, problem, seed):
+        """A uniform point."""
+        return problem.random(seed)

@@ -1,0 +1,148 @@
+"""Balls of perturbations: steps of steepest ascent, projections, random points.
+
+All functions take perturbations of shape (batch, ...) and treat each example by itself.
+"""
+
+import math
+
+from keras import ops
+
+from kerasreg import random
+
+NORMS = ("inf", "2", "1")
+
+# The share of coordinates that a step in the L1 norm moves: see `ascent`.
+_Q = 0.01
+
+
+def _flat(delta):
+    return ops.reshape(delta, (ops.shape(delta)[0], -1))
+
+
+def _each(values, delta):
+    """One number an example, shaped to multiply perturbations."""
+    ones = (1,) * (len(delta.shape) - 1)
+    return ops.reshape(values, (-1, *ones))
+
+
+def length(delta, norm):
+    """The norm of each perturbation.
+
+    Args:
+        delta: Float tensor (batch, ...).
+        norm: `"inf"`, `"2"` or `"1"`.
+
+    Returns:
+        A tensor (batch,).
+    """
+    flat = _flat(delta)
+    if norm == "inf":
+        return ops.max(ops.abs(flat), axis=1)
+    if norm == "2":
+        return ops.sqrt(ops.sum(ops.square(flat), axis=1))
+    return ops.sum(ops.abs(flat), axis=1)
+
+
+def project(delta, eps, norm):
+    """The nearest point of the ball `‖δ‖ ≤ eps`, exactly.
+
+    Args:
+        delta: Float tensor (batch, ...).
+        eps: Non-negative number.
+        norm: `"inf"`, `"2"` or `"1"`.
+
+    Returns:
+        A tensor of the shape of `delta`.
+
+    Reference: Duchi et al. 2008, "Efficient projections onto the l1-ball for learning
+    in high dimensions", figure 1 (L1).
+    """
+    if norm == "inf":
+        return ops.clip(delta, -eps, eps)
+    if norm == "2":
+        size = length(delta, norm)
+        factor = ops.minimum(1.0, eps / ops.maximum(size, _tiny(delta)))
+        return delta * _each(factor, delta)
+    magnitudes = ops.abs(_flat(delta))
+    falling = ops.flip(ops.sort(magnitudes, axis=1), axis=1)
+    excess = ops.cumsum(falling, axis=1) - eps
+    ranks = ops.cast(ops.arange(1, falling.shape[1] + 1), delta.dtype)
+    kept = ops.sum(ops.cast(falling * ranks > excess, "int32"), axis=1, keepdims=True)
+    last = ops.maximum(kept - 1, 0)
+    threshold = ops.take_along_axis(excess, last, axis=1) / ops.cast(
+        ops.maximum(kept, 1), delta.dtype
+    )
+    threshold = _each(ops.maximum(threshold[:, 0], 0.0), delta)
+    return ops.sign(delta) * ops.maximum(ops.abs(delta) - threshold, 0.0)
+
+
+def ascent(gradient, norm, free=None):
+    """The direction of steepest ascent, of length 1 in the norm.
+
+    For `"1"` it is spread evenly over the 1 % of the coordinates (at least one) with
+    the largest slopes, as the sparse steps of Tramèr & Boneh: one coordinate at a time
+    takes too many steps.
+
+    Args:
+        gradient: Float tensor (batch, ...).
+        norm: `"inf"`, `"2"` or `"1"`.
+        free: For `"1"`: bool tensor of that shape, the coordinates that can move the
+            way that the gradient points; the others are at their bounds.
+
+    Returns:
+        A tensor of the shape of `gradient`; zeros for an example without a slope.
+
+    Reference: Madry et al. 2018, section 2.1; Tramèr & Boneh 2019, "Adversarial
+    training and robustness for multiple perturbations", section 4.1 (L1).
+    """
+    if norm == "inf":
+        return ops.sign(gradient)
+    if norm == "2":
+        # Of the largest first, so that tiny gradients do not vanish when squared.
+        top = ops.maximum(length(gradient, "inf"), _tiny(gradient))
+        gradient = gradient / _each(top, gradient)
+        size = ops.maximum(length(gradient, "2"), 1e-12)
+        return gradient / _each(size, gradient)
+    slopes = ops.abs(gradient)
+    if free is not None:
+        slopes = ops.where(free, slopes, 0.0)
+    flat = _flat(slopes)
+    count = max(int(_Q * flat.shape[1]), 1)
+    least = ops.top_k(flat, count, sorted=True)[0][:, -1]
+    chosen = ops.logical_and(slopes >= _each(least, slopes), slopes > 0)
+    direction = ops.where(chosen, ops.sign(gradient), 0.0)
+    return direction / ops.maximum(_each(length(direction, "1"), direction), 1.0)
+
+
+def random_point(like, eps, norm, seed):
+    """Uniform points of the ball.
+
+    Args:
+        like: Float tensor (batch, ...), whose shape and dtype they have.
+        eps: Non-negative number.
+        norm: `"inf"`, `"2"` or `"1"`.
+        seed: Integer tensor (2,), as `kerasreg.random` takes it.
+
+    Returns:
+        A tensor of that shape.
+
+    Reference: Calafiore, Dabbene & Tempo 1998, "Uniform sample generation in l_p balls
+    for probabilistic robustness analysis", section 4.
+    """
+    shape = (ops.shape(like)[0], *like.shape[1:])
+    if norm == "inf":
+        unit = 2.0 * random.uniform(shape, seed) - 1.0
+        return eps * ops.cast(unit, like.dtype)
+    if norm == "2":
+        raw = random.normal(shape, seed)
+    else:  # Laplace numbers
+        raw = 2.0 * random.uniform(shape, seed) - 1.0 + 2.0**-24
+        raw = -ops.sign(raw) * ops.log1p(-ops.abs(raw))
+    radius = random.uniform(shape[:1], seed + ops.cast([0, 1], seed.dtype))
+    radius = radius ** (1.0 / math.prod(like.shape[1:]))
+    point = raw * _each(eps * radius / ops.maximum(length(raw, norm), 1e-30), raw)
+    return ops.cast(point, like.dtype)
+
+
+def _tiny(tensor):
+    return ops.cast(1e-30, tensor.dtype)

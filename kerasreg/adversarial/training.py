@@ -1,0 +1,288 @@
+"""A model that is trained against an attack."""
+
+import keras
+from keras import ops, tree
+
+from kerasreg import random
+from kerasreg.adversarial import hooks
+from kerasreg.adversarial.attack import Attack, find_layer
+from kerasreg.adversarial.losses import divergences
+from kerasreg.optimizers.solve import check_count
+from kerasreg.regularizers.base import check_number
+
+OBJECTIVES = ("adversarial", "mixed", "trades", "vat")
+_LOGGED = {
+    "adversarial": ("adversarial_loss",),
+    "mixed": ("clean_loss", "adversarial_loss"),
+    "trades": ("clean_loss", "divergence"),
+    "vat": ("clean_loss", "divergence"),
+}
+_WEIGHTS = {"adversarial": 1.0, "mixed": 0.5, "trades": 1.0, "vat": 1.0}
+
+
+@keras.saving.register_keras_serializable(package="kerasreg")
+class AdversarialModel(keras.Model):
+    """Train a model on perturbations of its inputs that an attack makes as it goes.
+
+    With `L` the compiled loss, `δ` the attack's perturbation and `D` the
+    Kullback-Leibler divergence of predictions (the mean squared distance, without a
+    cross-entropy), a step minimizes one of
+
+    * `"adversarial"`: `L(x + δ)` (Madry et al. 2018);
+    * `"mixed"`: `(1 − weight)·L(x) + weight·L(x + δ)` (Goodfellow et al. 2015);
+    * `"trades"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where the attack raises `D`, from a
+      random start in place of none (Zhang et al. 2019);
+    * `"vat"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where `f(x)` is held fixed, for
+      `kerasreg.adversarial.VAT`: the regularizer needs no labels (Miyato et al. 2019);
+
+    each with the model's penalties, counted once. `compile`, `fit`, `evaluate`,
+    `predict` and `save` are Keras's; `Proximal`, callbacks, mixed precision and
+    `jit_compile` work as for any model. `loss` is what is minimized; logged apart, without
+    penalties, are `clean_loss`, `L(x)`, and `adversarial_loss`, `L(x + δ)`, or
+    `divergence`. Compiled metrics are those of clean inputs. With `"adversarial"` the
+    clean inputs never pass through the network (that would cost a third): `clean_loss` is
+    not logged, and metrics in training are those of perturbed inputs. `evaluate`,
+    `predict` and validation are of inputs as they are.
+
+    `adversarial.model` is the model to deploy: save it, and plain Keras loads it.
+
+    **BatchNorm.** The attack sees the network as it will be deployed: in inference mode,
+    with moving statistics, which it does not change, and without dropout. The passes that
+    enter the loss are in training mode, each with the statistics of its own batch, and
+    each moves the moving statistics.
+
+    Args:
+        model: A built `keras.Model`.
+        attack: An `Attack`, such as `FGSM(eps, random_start=True)` or `PGD(eps)`.
+        objective: `"adversarial"`, `"mixed"`, `"trades"` or `"vat"`.
+        weight: Non-negative number; by default 0.5 for `"mixed"`, else 1. A variable: set
+            `adversarial.weight` in a running `fit`.
+        every: Positive integer: the attack runs at every so many batches, the others are
+            trained on as they are.
+        seed: Integer, for the attack's random numbers.
+        **kwargs: `name` and `dtype` of `keras.Model`.
+
+    Raises:
+        ValueError: If an argument is out of range or the objective unknown.
+        TypeError: If `model` or `attack` is not one.
+
+    Example:
+
+    >>> import keras
+    >>> from kerasreg.adversarial import PGD, AdversarialModel
+    >>> keras.utils.set_random_seed(0)
+    >>> x = keras.random.normal((64, 5), seed=0)
+    >>> y = keras.ops.cast(x[:, :1] > 0, "float32")
+    >>> dense = keras.layers.Dense(1, activation="sigmoid")
+    >>> model = keras.Sequential([keras.Input((5,)), dense])
+    >>> robust = AdversarialModel(model, PGD(0.1, steps=3))
+    >>> robust.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    >>> history = robust.fit(x, y, epochs=2, verbose=0).history
+    >>> sorted(history)
+    ['accuracy', 'adversarial_loss', 'loss']
+
+    References: Madry et al. 2018, "Towards deep learning models resistant to adversarial
+    attacks", eq. 2.1; Goodfellow, Shlens & Szegedy 2015, section 6; Zhang et al. 2019,
+    "Theoretically principled trade-off between robustness and accuracy", eq. 5 and
+    algorithm 1; Miyato, Maeda, Koyama & Ishii 2019, eq. 8.
+    """
+
+    def __init__(
+        self,
+        model,
+        attack,
+        objective="adversarial",
+        *,
+        weight=None,
+        every=1,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if not isinstance(model, keras.Model):
+            raise TypeError(
+                "Invalid value for argument `model`. Expected a keras.Model. "
+                f"Received: model={model!r}"
+            )
+        if not isinstance(attack, Attack):
+            raise TypeError(
+                "Invalid value for argument `attack`. Expected an attack such as "
+                f"kerasreg.adversarial.PGD. Received: attack={attack!r}"
+            )
+        if objective not in OBJECTIVES:
+            raise ValueError(
+                f"Invalid value for argument `objective`. Expected one of {OBJECTIVES}. "
+                f"Received: objective={objective!r}"
+            )
+        self.model, self.attack, self.objective = model, attack, objective
+        weight = _WEIGHTS[objective] if weight is None else weight
+        weight = check_number("weight", weight)
+        if objective == "mixed" and weight > 1:
+            raise ValueError(
+                "Invalid value for argument `weight`. Expected a number in [0, 1] for "
+                f'objective="mixed". Received: weight={weight!r}'
+            )
+        if objective == "trades" and not getattr(attack, "random_start", False):
+            raise ValueError(
+                "Invalid value for argument `attack`. Expected one with random_start="
+                'True for objective="trades": the divergence that it raises has no '
+                f"slope at x. Received: attack={attack!r}"
+            )
+        self.every = check_count("every", every)
+        self.seed = seed
+        self._generator = keras.random.SeedGenerator(seed)
+        self._weight = keras.Variable(
+            weight, trainable=False, dtype="float32", autocast=False, name="weight"
+        )
+        # Past Keras's tracking: evaluation has nothing for them.
+        object.__setattr__(
+            self,
+            "_means",
+            {name: keras.metrics.Mean(name=name) for name in _LOGGED[objective]},
+        )
+        self._added, self._data_loss = [], None
+        if model.built:
+            self.built = True
+
+    @property
+    def weight(self):
+        """The weight of the adversarial part, a float. Can be set."""
+        return float(self._weight.numpy())
+
+    @weight.setter
+    def weight(self, value):
+        self._weight.assign(check_number("weight", value))
+
+    def call(self, inputs, training=None):
+        """The model within."""
+        return self.model(inputs, training=training)
+
+    def build(self, input_shape=None):
+        """Build the model within, if it is not."""
+        if not self.model.built:
+            self.model.build(input_shape)
+        self.built = True
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """The compiled loss and the penalties, as any model's."""
+        self._added = []
+        total = super().compute_loss(x, y, y_pred, sample_weight, training)
+        self._data_loss = total - sum(self._added)
+        return total
+
+    def _aggregate_additional_loss(self, loss):
+        self._added.append(super()._aggregate_additional_loss(loss))
+        return self._added[-1]
+
+    def train_step(self, data):
+        """One step on a batch and what the attack makes of it."""
+        # tensorflow: Keras has no public call that differentiates.
+        import tensorflow as tf
+
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        shifted = tree.map_structure(ops.stop_gradient, self._attack(x, y))
+        with tf.GradientTape() as tape:
+            loss, y_pred, logged = self._objective(x, y, sample_weight, shifted)
+            self._log(x, loss, logged)
+            scaled = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        gradients = tape.gradient(scaled, weights)
+        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+        return {**logs, **{name: mean.result() for name, mean in self._means.items()}}
+
+    def _attack(self, x, y):
+        """The inputs that the attack makes, or the perturbation of a layer's output."""
+        seed = random.next_seed(self._generator)
+
+        def run():
+            objective = None
+            if self.objective == "trades":
+                clean = self.model(x, training=False)
+
+                def objective(y_pred):
+                    return divergences(self, clean, y_pred)
+
+            return self.attack.attack(
+                self.model, x, y, seed, objective=objective, loss=self.loss
+            )
+
+        if self.every == 1:
+            return run()
+        due = ops.equal(ops.mod(self.optimizer.iterations, self.every), 0)
+        return ops.cond(due, run, lambda: self._unchanged(x))
+
+    def _unchanged(self, x):
+        layer = find_layer(self.model, self.attack.on)
+        return x if layer is None else 0 * hooks.output_of(self.model, layer, x)
+
+    def _shifted(self, x, shifted):
+        """Predictions for what the attack made, in training mode."""
+        layer = find_layer(self.model, self.attack.on)
+        if layer is None:
+            return self(shifted, training=True)
+        with hooks.perturbed(layer, shifted):
+            return self(x, training=True)
+
+    def _objective(self, x, y, sample_weight, shifted):
+        """Loss to minimize, predictions for the metrics, and what is to be logged."""
+        if self.objective == "adversarial":
+            y_pred = self._shifted(x, shifted)
+            loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+            return loss, y_pred, [self._data_loss]
+        weight = ops.reshape(self._weight, ())
+        y_pred = self(x, training=True)
+        loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
+        clean = self._data_loss
+        other = self._shifted(x, shifted)
+        if self.objective == "mixed":
+            added = self._compile_loss(y, other, sample_weight)
+            return loss + weight * (added - clean), y_pred, [clean, added]
+        fixed = y_pred
+        if self.objective == "vat":
+            fixed = tree.map_structure(ops.stop_gradient, y_pred)
+        values = divergences(self, fixed, other)
+        if sample_weight is not None:
+            values = values * ops.cast(ops.reshape(sample_weight, (-1,)), values.dtype)
+        # Keras adds the losses of replicas up.
+        added = ops.mean(values) / self.distribute_strategy.num_replicas_in_sync
+        return loss + weight * ops.cast(added, loss.dtype), y_pred, [clean, added]
+
+    def _log(self, x, loss, logged):
+        replicas = self.distribute_strategy.num_replicas_in_sync
+        examples = ops.shape(tree.flatten(x)[0])[0]
+        for mean, value in zip(
+            [self._loss_tracker, *self._means.values()], [loss, *logged], strict=True
+        ):
+            mean.update_state(value * replicas, sample_weight=examples)
+
+    def reset_metrics(self):
+        """Begin an epoch: Keras's metrics, and the losses that are logged apart."""
+        super().reset_metrics()
+        for mean in self._means.values():
+            mean.reset_state()
+
+    def get_config(self):
+        """The model, the attack and the other arguments."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "model": serialize(self.model),
+            "attack": serialize(self.attack),
+            "objective": self.objective,
+            "weight": self.weight,
+            "every": self.every,
+            "seed": self.seed,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Make the model of `get_config`."""
+        config = dict(config)
+        for name in ("model", "attack"):
+            config[name] = keras.saving.deserialize_keras_object(
+                config[name], custom_objects=custom_objects
+            )
+        return cls(**config)
