@@ -91,12 +91,14 @@ def likelihood_of(model):
     given = model.loss
     if isinstance(given, list | tuple | dict) and len(given) == 1:
         (given,) = given.values() if isinstance(given, dict) else given
-    single = len(getattr(model, "outputs", None) or [None]) == 1
+    outputs = len(getattr(model, "outputs", None) or [None])
+    losses = len(given) if isinstance(given, list | tuple | dict) else 1
     weighted = getattr(model._compile_loss, "_user_loss_weights", None)
-    if not single or isinstance(given, list | tuple | dict) or weighted:
+    if outputs != 1 or losses != 1 or weighted:
         raise ValueError(
             "`Evidence` needs a model of one output and one loss, without loss "
-            f"weights. Received: loss={model.loss!r}"
+            f"weights. Received: {outputs} output(s), {losses} loss(es)"
+            f"{' with weights' if weighted else ''}"
         )
     loss = keras.losses.get(given) if isinstance(given, str) else given
     settings = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
