@@ -171,8 +171,8 @@ def marginal(matrix, precision):
         precision: Array of p prior precisions, 0 for a flat prior.
 
     Returns:
-        Three arrays, for the q weights with a prior: the diagonal of `Σ·H`, which
-        adds up to their number of determined directions; terms that add up to
+        Three arrays, for the q weights with a prior: the diagonal of `1 − Σ·A`,
+        which adds up to their number of determined directions; terms that add up to
         `½ log det(1 + H/A)`; and their indices.
     """
     kept, free = np.flatnonzero(precision > 0), np.flatnonzero(precision <= 0)
@@ -185,9 +185,7 @@ def marginal(matrix, precision):
         data = data - cross @ cross.T
     prior = np.maximum(precision[kept], _RANK * np.max(np.diag(data), initial=0.0))
     root = np.linalg.cholesky(data + np.diag(prior))
-    inverse = np.linalg.inv(root)
-    # Σ·H, not 1 − Σ·A: that would cancel where the data say little.
-    gammas = np.einsum("ki,kj,ij->i", inverse, inverse, data, optimize=True)
+    gammas = 1.0 - prior * np.sum(np.square(np.linalg.inv(root)), 0)
     logs = np.log(np.diag(root)) - 0.5 * np.log(prior)
     return gammas, logs, kept
 

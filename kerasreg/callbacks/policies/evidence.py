@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from keras import tree
+from keras import ops, tree
 
 from kerasreg.callbacks.policies.base import Policy, check_share
 from kerasreg.callbacks.policies.curvature import Exact
@@ -36,8 +36,9 @@ class Evidence(Policy):
 
     **It wants trained weights.** The posterior is the one around a minimum of the loss
     with its penalties. Where the weights are far from it, γ is too large and strengths
-    rise too far, too early: give `burn_in` epochs, more than the loss takes to settle,
-    or call it rarely (`every` of the callback), with a small learning rate at the end.
+    rise too far, too early: give `burn_in` as many training steps as the loss takes to
+    settle, leave some between updates (`every` of the callback), and let the learning
+    rate fall.
 
     **Beyond linear models** the curvature changes with the strengths. The plain update
     does not see that and goes past the maximum of the evidence; with a strength for
@@ -62,7 +63,7 @@ class Evidence(Policy):
             does not know correlations, counts too many weights as determined, and
             strengths run away.
         damping: Number in [0, 1]: the log strength goes `1 − damping` of the way.
-        burn_in: Number of epochs before the first update.
+        burn_in: Non-negative number of training steps without an update.
         ascent: Whether to go back where the evidence has fallen. False: the plain
             update, always.
         batch_size: Number of samples measured at a time. The gradient of each of their
@@ -189,6 +190,10 @@ class Evidence(Policy):
         """
         if self._key != _key(model, units):
             self.check(model, units)
+        if self.burn_in and ops.convert_to_numpy(model.optimizer.iterations) < (
+            self.burn_in
+        ):
+            return {}
         x, y, weight = self._data
         error, *sums = self._curvature.sums(x, y, weight, self.batch_size)
         rows = len(tree.flatten(x)[0])
@@ -219,7 +224,7 @@ class Evidence(Policy):
     def update(self, state):
         """MacKay's update, or back where the evidence has fallen: see the class."""
         units = state.units
-        if state.epoch < self.burn_in or not units:
+        if state.step < self.burn_in or not units:
             return {}
         noise, evidence = _evidence(units)
         self.noise_variance, self.log_evidence = noise, evidence

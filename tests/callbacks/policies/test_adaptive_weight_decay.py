@@ -51,9 +51,9 @@ def shares(policy, by_layer):
     adaptive = LayerwiseAdaptiveLambda(policy, every=1, granularity=granularity)
     record = Shares(by_layer)
     model.fit(
-        *models.data(),
+        *(np.tile(a, (8, 1)) for a in models.data()),
         batch_size=models.ROWS,
-        epochs=8,
+        shuffle=False,
         verbose=0,
         callbacks=[adaptive, record],
     )

@@ -238,9 +238,9 @@ def test_burn_in():
     extra |= {"observations": 0.0, "scale": 10.0}
     units = {"a": Unit(0.5, extra=extra)}
     policy = Evidence(np.zeros((2, 1)), np.zeros(2), burn_in=3, damping=0.0)
-    assert policy.update(State(units, epoch=2)) == {}
+    assert policy.update(State(units, step=2)) == {}
     assert policy.log_evidence is None
-    assert policy.update(State(units, epoch=3)) == {"a": pytest.approx(0.1)}
+    assert policy.update(State(units, step=3)) == {"a": pytest.approx(0.1)}
     assert policy.noise_variance == 1.0
 
 
