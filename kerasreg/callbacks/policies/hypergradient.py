@@ -53,7 +53,9 @@ class Hypergradient(Policy):
     that of a Laplace prior around another `loc`. MCP and SCAD, which are not linear in
     their strength, are differentiated as they are.
 
-    The validation loss that was minimized flatters: judge the model on other data.
+    A net that began under a strong penalty can end in another minimum than one that is
+    trained with the strengths found from the start: `benchmarks/hypergradient` has
+    both. The validation loss that was minimized flatters: judge on other data.
 
     Args:
         train_data: `(x, y)` or `(x, y, sample_weight)`, the data of `fit`: numpy arrays
