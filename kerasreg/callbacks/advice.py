@@ -248,9 +248,10 @@ class _Curve:
         self.values = values
         padded = np.pad(values, 1, mode="edge")
         self.smooth = np.median([padded[:-2], values, padded[2:]], axis=0)
-        self.lowest = int(np.argmin(self.smooth))
+        near = int(np.argmin(self.smooth))
+        low, first = self.smooth[near], max(near - 1, 0)
+        self.lowest = first + int(np.argmin(values[first : near + 2]))
         self.end = float(values[-_TAIL:].mean())
-        low = self.smooth[self.lowest]
         least = max(_RISE * abs(low), _WAY * (values[0] - low))
         after = len(values) - 1 - self.lowest
         self.rose = after >= _TAIL and self.end - low > least + _NOISE * self._noise()
