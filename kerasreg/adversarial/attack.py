@@ -5,11 +5,10 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
-from kerasreg.adversarial import hooks
 from kerasreg.adversarial.geometry import NORMS
-from kerasreg.adversarial.losses import example_losses
+from kerasreg.adversarial.problem import Problem, attacked, to_tensors
 from kerasreg.adversarial.space import Space
 from kerasreg.regularizers.base import check_number
 
@@ -80,8 +79,8 @@ class Attack:
         """
         x, y = to_tensors(x), None if y is None else to_tensors(y)
         self._check(x, y)
-        graph = self._graphs.get(model)
-        if graph is None:
+        graph, loss = self._graphs.get(model, (None, None))
+        if graph is None or loss is not getattr(model, "loss", None):
             # tensorflow: Keras has no public call that makes a graph of a function.
             import tensorflow as tf
 
@@ -91,10 +90,10 @@ class Attack:
                 autograph=False,
                 reduce_retracing=True,
             )
-            self._graphs[model] = graph
-        return graph(x, y, ops.convert_to_tensor([seed, 0], "int32"))
+            self._graphs[model] = graph, getattr(model, "loss", None)
+        return graph(x, y, ops.convert_to_tensor([0, seed], "int32"))
 
-    def attack(self, model, x, y, seed, *, objective=None, loss=None):
+    def attack(self, model, x, y, seed, *, objective=None, compiled=None):
         """The same, for use inside a graph: all arguments are tensors.
 
         Args:
@@ -104,20 +103,18 @@ class Attack:
             seed: Integer tensor (2,), as `kerasreg.random` takes it.
             objective: What is to be raised: a function from predictions to a number an
                 example; by default the loss.
-            loss: The loss, where the attack has none.
+            compiled: The model that is compiled with the loss; by default `model`.
         """
-        problem = Problem(self, model, x, y, objective, loss)
-        delta = self.perturb(problem, seed)
-        if self.on is not None:
-            return delta[0]
-        return problem.inputs(delta)
+        problem = Problem(self, model, x, y, objective, compiled)
+        return problem.inputs(self.perturb(problem, seed))
 
     def perturb(self, problem, seed):
-        """The perturbation of each attacked input.
+        """The perturbation of each attacked input, in units of its scale.
 
         Args:
             problem: A `Problem`.
-            seed: Integer tensor (2,).
+            seed: Integer tensor (2,). Its first number may be added to, for more
+                draws; the second one counts calls.
 
         Returns:
             A list of tensors.
@@ -132,26 +129,46 @@ class Attack:
                 f"{type(self).__name__} raises the loss of given targets. Expected "
                 "`y`. Received: y=None"
             )
-        if self.on is None:
-            for key, value in attacked(x):
-                space = self.space(key)
-                outside = float(ops.max(ops.abs(space.within_bounds(value) - value)))
-                if outside > 1e-5:
-                    raise ValueError(
-                        "Invalid value for argument `x`. Expected inputs within the "
-                        f"bounds {self.bounds}. Received: one that is {outside:.3g} "
-                        "outside of them"
-                    )
+        if self.on is not None:
+            return
+        for key, value in attacked(x):
+            bounds = _entry(self.bounds, key)
+            if bounds is None:
+                continue
+            low, high = bounds
+            value = ops.convert_to_numpy(value)
+            outside = max(np.max(low - value), np.max(value - high))
+            if outside > _SLACK:
+                raise ValueError(
+                    "Invalid value for argument `x`. Expected inputs within the "
+                    f"bounds {_plain(bounds)}. Received: one that is {outside:.3g} "
+                    "outside of them"
+                )
 
-    def space(self, key):
-        """The `Space` of one input, by its name, index, or `None` if there is one."""
+    def space(self, key, x):
+        """The `Space` of one input.
+
+        Args:
+            key: Its name, its index, or `None` if there is one input.
+            x: Its tensor.
+        """
         return Space(
+            x,
             self.eps,
             self.norm,
             _entry(self.bounds, key),
             _entry(self.scale, key),
             _entry(self.mask, key),
         )
+
+    def __setattr__(self, name, value):
+        """Set an argument; what was traced with another is forgotten."""
+        super().__setattr__(name, value)
+        self.__dict__.get("_graphs", {}).clear()
+
+    def __getstate__(self):
+        """Without what was traced, for copies."""
+        return {**self.__dict__, "_graphs": weakref.WeakKeyDictionary()}
 
     def get_config(self):
         """The constructor's arguments."""
@@ -180,150 +197,7 @@ class Attack:
         return f"{type(self).__name__}({inside})"
 
 
-class Problem:
-    """The loss of each example as a function of the perturbations.
-
-    Args:
-        attack: The `Attack`.
-        model: A `keras.Model`.
-        x: Structure of tensors.
-        y: Structure of tensors, or `None`.
-        objective: Function from predictions to a number an example, or `None`.
-        loss: The loss, where the attack has none, or `None`.
-
-    Attributes:
-        clean: List of the tensors that are attacked.
-        spaces: List of the `Space` of each.
-    """
-
-    def __init__(self, attack, model, x, y, objective=None, loss=None):
-        self.model, self.x, self.y = model, x, y
-        self.loss = loss if attack.loss is None else attack.loss
-        self._objective = objective
-        self._layer = find_layer(model, attack.on)
-        if self._layer is None:
-            keys, self.clean = zip(*attacked(x), strict=True)
-        else:
-            keys, self.clean = [None], [hooks.output_of(model, self._layer, x)]
-        self.spaces = [attack.space(key) for key in keys]
-
-    def inputs(self, deltas):
-        """The model's inputs with the perturbations added, within their bounds."""
-        changed = iter(
-            space.within_bounds(x + d)
-            for space, x, d in zip(self.spaces, self.clean, deltas, strict=True)
-        )
-        return tree.map_structure(lambda x: next(changed) if real(x) else x, self.x)
-
-    def predict(self, deltas):
-        """What the model returns for perturbed inputs, in inference mode."""
-        if self._layer is None:
-            return self.model(self.inputs(deltas), training=False)
-        with hooks.perturbed(self._layer, deltas[0]):
-            return self.model(self.x, training=False)
-
-    def losses(self, deltas):
-        """What is to be raised, of each example: a tensor (batch,)."""
-        y_pred = self.predict(deltas)
-        if self._objective is not None:
-            return self._objective(y_pred)
-        return example_losses(self.model, self.y, y_pred, self.loss)
-
-    def gradient(self, deltas, function=None):
-        """The gradient of the sum of `function` (by default the losses)."""
-        # tensorflow: Keras has no public call that differentiates.
-        import tensorflow as tf
-
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(deltas)
-            total = ops.sum((function or self.losses)(deltas))
-        return tape.gradient(
-            total, deltas, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-
-    def zeros(self):
-        """No perturbation."""
-        return [ops.zeros_like(x) for x in self.clean]
-
-    def random(self, seed, spaces=None):
-        """A random perturbation of each input within its ball."""
-        rows = zip(spaces or self.spaces, self.clean, strict=True)
-        return [
-            space.random(x, seed + ops.cast([2 * i, 1], seed.dtype))
-            for i, (space, x) in enumerate(rows)
-        ]
-
-    def climb(self, deltas, gradients, step):
-        """A step of steepest ascent of each, constrained."""
-        rows = zip(self.spaces, self.clean, deltas, gradients, strict=True)
-        return [space.climb(x, d, g, step) for space, x, d, g in rows]
-
-
-def to_tensors(data):
-    """Arrays as tensors, floating-point ones of NumPy in Keras's default precision."""
-
-    def convert(array):
-        if isinstance(array, np.ndarray | list | float) and real(np.asarray(array)):
-            return ops.convert_to_tensor(array, dtype=keras.config.floatx())
-        return ops.convert_to_tensor(array)
-
-    if isinstance(data, list) and data and np.ndim(data[0]) == 0:
-        data = np.asarray(data)
-    return tree.map_structure(convert, data)
-
-
-def real(x):
-    """Whether a tensor holds floating-point numbers, so that it can be attacked."""
-    return x is not None and "float" in keras.backend.standardize_dtype(x.dtype)
-
-
-def attacked(x):
-    """Pairs of key and tensor of the inputs that can be attacked.
-
-    The key is the name of an input of a dict, its index in a list, or `None`.
-
-    Raises:
-        TypeError: If there is none.
-    """
-    if isinstance(x, dict):
-        pairs = [(name, x[name]) for name in sorted(x)]
-    elif isinstance(x, list | tuple):
-        pairs = list(enumerate(x))
-    else:
-        pairs = [(None, x)]
-    chosen = [(key, value) for key, value in pairs if real(value)]
-    if not chosen:
-        dtypes = sorted({str(value.dtype) for _, value in pairs})
-        raise TypeError(
-            "Invalid value for argument `x`. Expected an input of floating-point "
-            "numbers, by which the loss can be differentiated; for text give the "
-            f'attack `on="embedding"`, or a layer. Received: dtypes {dtypes}'
-        )
-    return chosen
-
-
-def find_layer(model, on):
-    """The layer that `on` means, or `None`.
-
-    Args:
-        model: A `keras.Model`.
-        on: A layer, its name, `"embedding"`, or `None`.
-
-    Raises:
-        ValueError: If the model has none, or several.
-    """
-    if on is None or isinstance(on, keras.layers.Layer):
-        return on
-    layers = list(model._flatten_layers())
-    found = [layer for layer in layers if layer.name == on]
-    if not found and on == "embedding":
-        found = [v for v in layers if isinstance(v, keras.layers.Embedding)]
-    if len(found) != 1:
-        raise ValueError(
-            "Invalid value for argument `on`. Expected the name of one layer. "
-            f"Received: on={on!r}, which {len(found)} layers of {model.name!r} are"
-        )
-    return found[0]
+_SLACK = 1e-5  # of inputs that are rescaled to their bounds
 
 
 def _entry(values: Any, key):

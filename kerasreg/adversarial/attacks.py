@@ -5,8 +5,11 @@ from keras import ops, tree
 
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
+from kerasreg.adversarial.problem import random_points
 from kerasreg.optimizers.solve import check_count
 from kerasreg.regularizers.base import check_number
+
+_RESTART = 1009  # between the seeds of two restarts: more than their own draws
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
@@ -130,7 +133,8 @@ class PGD(Attack):
             return best
 
         def again(count, best, highest):
-            found = self._run(problem, seed + ops.stack([97 * count, 0 * count]), step)
+            offset = ops.cast(ops.stack([_RESTART * count, 0 * count]), seed.dtype)
+            found = self._run(problem, seed + offset, step)
             losses = problem.losses(found)
             better = losses > highest
             best = [
@@ -214,19 +218,14 @@ class VAT(Attack):
 
         def change(deltas):
             other = problem.predict(deltas)
-            return divergences(problem.model, clean, other, problem.loss)
+            return divergences(problem.compiled, clean, other, problem.loss)
 
         probes = [space.probe(self.probe) for space in problem.spaces]
-
-        def sized(directions):
-            rows = zip(probes, problem.clean, directions, strict=True)
-            return [
-                space.climb(x, ops.zeros_like(x), d, self.probe) for space, x, d in rows
-            ]
-
-        direction = sized(problem.random(seed, probes))
+        direction = random_points(probes, seed)
         for _ in range(self.iterations):
-            direction = sized(problem.gradient(direction, change))
+            pairs = zip(probes, direction, strict=True)
+            moved = [probe.climb(0.0 * d, d, self.probe) for probe, d in pairs]
+            direction = problem.gradient(moved, change)
         return problem.climb(problem.zeros(), direction, self.eps)
 
     def get_config(self):

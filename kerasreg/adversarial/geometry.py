@@ -11,12 +11,17 @@ from kerasreg import random
 
 NORMS = ("inf", "2", "1")
 
-# The share of coordinates that a step in the L1 norm moves: see `ascent`.
-_Q = 0.01
+# A step in the L1 norm moves one of so many coordinates: see `ascent`.
+_FEW = 100
+
+
+def _size(delta):
+    """How many numbers an example has: an int, or a tensor where it is not known."""
+    return math.prod(ops.shape(delta)[1:])
 
 
 def _flat(delta):
-    return ops.reshape(delta, (ops.shape(delta)[0], -1))
+    return ops.reshape(delta, (-1, _size(delta)))
 
 
 def _each(values, delta):
@@ -66,7 +71,7 @@ def project(delta, eps, norm):
     magnitudes = ops.abs(_flat(delta))
     falling = ops.flip(ops.sort(magnitudes, axis=1), axis=1)
     excess = ops.cumsum(falling, axis=1) - eps
-    ranks = ops.cast(ops.arange(1, falling.shape[1] + 1), delta.dtype)
+    ranks = ops.cumsum(ops.ones_like(falling), axis=1)
     kept = ops.sum(ops.cast(falling * ranks > excess, "int32"), axis=1, keepdims=True)
     last = ops.maximum(kept - 1, 0)
     threshold = ops.take_along_axis(excess, last, axis=1) / ops.cast(
@@ -107,41 +112,42 @@ def ascent(gradient, norm, free=None):
     if free is not None:
         slopes = ops.where(free, slopes, 0.0)
     flat = _flat(slopes)
-    count = max(int(_Q * flat.shape[1]), 1)
+    count = _size(gradient) // _FEW
+    count = max(count, 1) if isinstance(count, int) else ops.maximum(count, 1)
     least = ops.top_k(flat, count, sorted=True)[0][:, -1]
     chosen = ops.logical_and(slopes >= _each(least, slopes), slopes > 0)
     direction = ops.where(chosen, ops.sign(gradient), 0.0)
     return direction / ops.maximum(_each(length(direction, "1"), direction), 1.0)
 
 
-def random_point(like, eps, norm, seed):
-    """Uniform points of the ball.
+def random_point(free, eps, norm, seed):
+    """Uniform points of the ball, or of its part where some coordinates are 0.
 
     Args:
-        like: Float tensor (batch, ...), whose shape and dtype they have.
+        free: Float tensor (batch, ...) of ones, and zeros at coordinates that stay 0.
         eps: Non-negative number.
         norm: `"inf"`, `"2"` or `"1"`.
         seed: Integer tensor (2,), as `kerasreg.random` takes it.
 
     Returns:
-        A tensor of that shape.
+        A tensor like `free`.
 
     Reference: Calafiore, Dabbene & Tempo 1998, "Uniform sample generation in l_p balls
     for probabilistic robustness analysis", section 4.
     """
-    shape = (ops.shape(like)[0], *like.shape[1:])
-    if norm == "inf":
-        unit = 2.0 * random.uniform(shape, seed) - 1.0
-        return eps * ops.cast(unit, like.dtype)
+    shape = ops.shape(free)
     if norm == "2":
-        raw = random.normal(shape, seed)
-    else:  # Laplace numbers
-        raw = 2.0 * random.uniform(shape, seed) - 1.0 + 2.0**-24
-        raw = -ops.sign(raw) * ops.log1p(-ops.abs(raw))
-    radius = random.uniform(shape[:1], seed + ops.cast([0, 1], seed.dtype))
-    radius = radius ** (1.0 / math.prod(like.shape[1:]))
-    point = raw * _each(eps * radius / ops.maximum(length(raw, norm), 1e-30), raw)
-    return ops.cast(point, like.dtype)
+        raw = ops.cast(random.normal(shape, seed), free.dtype) * free
+    else:
+        raw = ops.cast(2.0 * random.uniform(shape, seed) - 1.0, free.dtype) * free
+    if norm == "inf":
+        return eps * raw
+    if norm == "1":  # Laplace numbers
+        raw = -ops.sign(raw) * ops.log1p(-ops.abs(raw) * (1.0 - 2.0**-23))
+    other = seed + ops.cast([1, 0], seed.dtype)
+    radius = ops.cast(random.uniform(shape[:1], other), free.dtype)
+    radius = radius ** (1.0 / ops.maximum(ops.sum(_flat(free), axis=1), 1.0))
+    return raw * _each(eps * radius / ops.maximum(length(raw, norm), 1e-30), raw)
 
 
 def _tiny(tensor):

@@ -2,21 +2,37 @@
 
 import contextlib
 
-from keras import tree
+from keras import ops, tree
 
 
 @contextlib.contextmanager
 def perturbed(layer, delta):
     """Context in which a layer returns `delta` more than it does.
 
+    Call the model in it, `model(x)`: `fit`, `evaluate` and `predict` may have been
+    traced before, or would keep `delta` for later.
+
     Args:
-        layer: A `keras.Layer` that is called once.
-        delta: Tensor of the shape of its output.
+        layer: A `keras.Layer`, which the model calls once.
+        delta: Tensor of the shape of its output, as an attack with `on` returns it.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> from kerasreg.adversarial import perturbed
+    >>> words = keras.layers.Embedding(9, 2, embeddings_initializer="zeros")
+    >>> model = keras.Sequential([words])
+    >>> with perturbed(words, np.ones((1, 3, 2))):
+    ...     shifted = model(np.array([[4, 0, 7]]))
+    >>> float(shifted[0, 0, 0])
+    1.0
     """
     call = layer.call
 
     def shifted(*args, **kwargs):
-        return call(*args, **kwargs) + delta
+        outputs = call(*args, **kwargs)
+        return outputs + ops.cast(delta, outputs.dtype)
 
     layer.call = shifted
     try:

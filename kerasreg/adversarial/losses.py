@@ -26,24 +26,34 @@ def example_losses(model, y, y_pred, loss=None):
     return total
 
 
-def divergences(model, clean, other, loss=None):
+def divergences(model, clean, other, loss=None, sample_weight=None):
     """How far the predictions of each example are from others.
 
     For outputs with a cross-entropy it is the Kullback-Leibler divergence of `other`
-    from `clean`, in nats, else the mean squared distance.
+    from `clean`, in nats, else the mean squared distance. Of several outputs that are
+    yes or no it is the mean, as their loss is.
 
     Args:
         model: A `keras.Model`.
         clean: What the model returned.
         other: What it returned for other inputs.
         loss: Instead of the loss that the model is compiled with.
+        sample_weight: Weights of the examples, as Keras's losses take them, or `None`.
 
     Returns:
         A tensor (batch,), of several outputs the weighted sum.
     """
     total = 0.0
     for key, weight, each in _outputs(model, clean, loss):
-        total = total + weight * _divergence(_part(clean, key), _part(other, key), each)
+        values = _divergence(_part(clean, key), _part(other, key), each)
+        factors = _part(sample_weight, key)
+        if factors is not None:
+            factors = ops.cast(factors, values.dtype)
+            if len(factors.shape) > len(values.shape):
+                factors = ops.squeeze(factors, -1)
+            rest = (1,) * (len(values.shape) - len(factors.shape))
+            values = values * ops.reshape(factors, (*ops.shape(factors), *rest))
+        total = total + weight * _mean(values)
     return total
 
 
@@ -102,6 +112,7 @@ def _part(structure, key, default=None):
 
 
 def _one(loss, y, y_pred):
+    """The loss of each example, of one output."""
     y_pred = ops.convert_to_tensor(y_pred)
     y = ops.convert_to_tensor(y)
     check_targets(loss, y, y_pred)
@@ -120,16 +131,14 @@ def _mean(values):
 
 
 def _divergence(clean, other, loss):
+    """Of each example and place: a tensor without the axis of the outputs."""
     name = _name(loss)
     if "crossentropy" not in name:
-        return _mean(ops.mean(ops.square(clean - other), axis=-1))
-    config = loss.get_config() if hasattr(loss, "get_config") else {}
-    logs = [
-        _log_probabilities(p, bool(config.get("from_logits")), name)
-        for p in (clean, other)
-    ]
+        return ops.mean(ops.square(clean - other), axis=-1)
+    logs = [_log_probabilities(p, from_logits(loss), name) for p in (clean, other)]
+    reduce = ops.sum if "categorical" in name else ops.mean
     pairs = zip(*logs, strict=True)
-    return _mean(sum(ops.sum(ops.exp(p) * (p - q), axis=-1) for p, q in pairs))
+    return sum(reduce(ops.exp(p) * (p - q), axis=-1) for p, q in pairs)
 
 
 def _log_probabilities(predictions, logits, name):
@@ -151,8 +160,20 @@ def _log_probabilities(predictions, logits, name):
     return [ops.log(inside), ops.log1p(-inside)]
 
 
+def from_logits(loss):
+    """Whether a loss takes logits.
+
+    Args:
+        loss: A Keras loss or a function.
+    """
+    config = loss.get_config() if hasattr(loss, "get_config") else {}
+    return bool(config.get("from_logits"))
+
+
 def _name(loss):
-    return getattr(loss, "name", None) or getattr(loss, "__name__", "")
+    """The name of the function that a loss is, in small letters."""
+    function = getattr(loss, "fn", loss)
+    return getattr(function, "__name__", None) or getattr(loss, "name", "")
 
 
 def sparse(loss):
@@ -189,27 +210,3 @@ def check_targets(loss, y, y_pred):
             f"predictions, {tuple(y_pred.shape)} (one-hot rows, for classes). "
             f"Received: y of shape {targets}"
         )
-
-
-def accuracy(y, y_pred, loss=None):
-    """Which examples are predicted right: the class with the highest score.
-
-    Args:
-        y: Classes, one-hot rows, or 0 and 1 for a single score.
-        y_pred: Scores (batch, classes), or (batch, 1), a probability, or a logit if
-            the loss says so.
-        loss: The model's loss, for whether a single score is a logit.
-
-    Returns:
-        A bool tensor (batch,).
-    """
-    y_pred = ops.convert_to_tensor(y_pred)
-    y = ops.convert_to_tensor(y)
-    if y_pred.shape[-1] == 1:
-        logits = getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
-        guess = ops.reshape(y_pred, (-1,)) > (0.0 if logits else 0.5)
-        return ops.equal(guess, ops.reshape(y, (-1,)) > 0.5)
-    if len(y.shape) == len(y_pred.shape) and y.shape[-1] == y_pred.shape[-1]:
-        y = ops.argmax(y, axis=-1)
-    y = ops.cast(ops.reshape(y, (-1,)), "int32")
-    return ops.equal(ops.cast(ops.argmax(y_pred, axis=-1), "int32"), y)

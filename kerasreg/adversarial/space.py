@@ -1,5 +1,6 @@
 """What an attack may do to one input: its ball, bounds, scale and mask."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -7,72 +8,103 @@ from kerasreg.adversarial import geometry
 
 
 class Space:
-    """The perturbations of one input that are allowed.
+    """The perturbations of one input that are allowed, in units of the scale.
 
-    With a scale `s` and a mask `m`, a perturbation `δ` is allowed if `‖δ/s‖ ≤ eps`, it
-    is 0 where `m` is false, and `x + δ` is within the bounds.
+    With a scale `s` and a mask `m`, the input becomes `x + s·δ`. Allowed is a `δ` with
+    `‖δ‖ ≤ eps`, which is 0 where `m` is false and keeps `x + s·δ` within the bounds; an
+    entry of `x` that is out of them may stay where it is.
 
     Args:
+        x: Float tensor (batch, ...). Half precision is computed in float32.
         eps: Non-negative number.
         norm: `"inf"`, `"2"` or `"1"`.
         bounds: Pair of numbers or arrays, or `None`.
         scale: Positive number or array, of the shape of one example or one that
             broadcasts to it; or `None` for 1.
         mask: Bool array, likewise; or `None`.
+
+    Raises:
+        ValueError: If an array does not suit the shape of an example.
     """
 
-    def __init__(self, eps, norm, bounds=None, scale=None, mask=None):
+    def __init__(self, x, eps, norm, bounds=None, scale=None, mask=None):
         self.eps, self.norm = eps, norm
-        self._bounds, self._mask = bounds, mask
-        self._scale = 1.0 if scale is None else np.asarray(scale, dtype="float64")
+        self.dtype = x.dtype
+        half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
+        self.x = ops.cast(x, "float32") if half else x
+        low, high = (None, None) if bounds is None else bounds
+        given = {"bounds": low, "scale": scale, "mask": mask}
+        for name, array in given.items():
+            _check_shape(name, array, tuple(x.shape[1:]))
+        self._scale, self._mask = scale, mask
+        self._bounds = None
+        if bounds is not None:
+            self._bounds = (
+                ops.minimum(self.x, ops.convert_to_tensor(low, self.x.dtype)),
+                ops.maximum(self.x, ops.convert_to_tensor(high, self.x.dtype)),
+            )
 
-    def constrain(self, x, delta):
-        """The allowed perturbation nearest to `delta` in the ball, then in the bounds.
+    def inputs(self, delta):
+        """The perturbed input."""
+        moved = self.x + self.unscaled(delta)
+        if self._bounds is not None:
+            moved = ops.clip(moved, *self._bounds)
+        return ops.cast(moved, self.dtype)
 
-        Clipping to bounds, within which `x` is, makes no entry longer: the result is
-        still in the ball.
+    def unscaled(self, delta):
+        """A perturbation in the units of the input."""
+        if self._scale is None:
+            return delta
+        return delta * ops.convert_to_tensor(self._scale, delta.dtype)
+
+    def constrain(self, delta):
+        """An allowed perturbation: `delta` clipped to the bounds, then projected.
+
+        The projection moves every entry towards 0, so that it stays within the bounds.
         """
         delta = self._masked(delta)
         if self._bounds is not None:
-            delta = self.within_bounds(x + delta) - x
-        scale = ops.cast(self._scale, x.dtype)
-        delta = geometry.project(delta / scale, self.eps, self.norm) * scale
-        return delta if self._bounds is None else self.within_bounds(x + delta) - x
+            moved = ops.clip(self.x + self.unscaled(delta), *self._bounds) - self.x
+            if self._scale is not None:
+                moved = moved / ops.convert_to_tensor(self._scale, delta.dtype)
+            delta = moved
+        return geometry.project(delta, self.eps, self.norm)
 
-    def within_bounds(self, x):
-        """`x`, clipped to the bounds."""
-        if self._bounds is None:
-            return x
-        low, high = (ops.cast(bound, x.dtype) for bound in self._bounds)
-        return ops.minimum(ops.maximum(x, low), high)
-
-    def climb(self, x, delta, gradient, step):
-        """Go `step` (a length in the scaled norm) up the gradient, then constrain."""
-        scale = ops.cast(self._scale, x.dtype)
-        slope = self._masked(gradient * scale)
-        free = None
+    def climb(self, delta, gradient, step):
+        """Go a step of the length `step` up the gradient, then constrain."""
+        slope, free = self._masked(gradient), None
         if self._bounds is not None and self.norm == "1":
-            low, high = (ops.cast(bound, x.dtype) for bound in self._bounds)
-            place = x + delta
+            low, high = self._bounds
+            place = self.x + self.unscaled(delta)
             free = ops.where(slope > 0, place < high, place > low)
-        move = geometry.ascent(slope, self.norm, free) * scale
-        return self.constrain(x, delta + ops.cast(step, x.dtype) * move)
+        move = geometry.ascent(slope, self.norm, free)
+        return self.constrain(delta + ops.cast(step, delta.dtype) * move)
 
-    def random(self, x, seed):
+    def random(self, seed):
         """A uniform point of the ball, constrained."""
-        scale = ops.cast(self._scale, x.dtype)
-        point = geometry.random_point(x, self.eps, self.norm, seed)
-        return self.constrain(x, point * scale)
+        free = self._masked(ops.ones_like(self.x))
+        return self.constrain(geometry.random_point(free, self.eps, self.norm, seed))
 
     def probe(self, length):
         """A Euclidean ball of that radius, with this scale and mask, without bounds."""
-        return Space(length, "2", None, self._scale, self._mask)
-
-    def length(self, delta):
-        """The scaled norm of each perturbation, a tensor (batch,)."""
-        return geometry.length(delta / ops.cast(self._scale, delta.dtype), self.norm)
+        return Space(self.x, length, "2", None, self._scale, self._mask)
 
     def _masked(self, delta):
         if self._mask is None:
             return delta
         return ops.where(self._mask, delta, ops.zeros_like(delta))
+
+
+def _check_shape(name, array, shape):
+    if array is None or None in shape:
+        return
+    try:
+        right = np.broadcast_shapes(np.shape(array), shape) == shape
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a number or an array that "
+            f"broadcasts to one example, of shape {shape}. Received: an array of shape "
+            f"{np.shape(array)}"
+        )

@@ -5,8 +5,9 @@ from keras import ops, tree
 
 from kerasreg import random
 from kerasreg.adversarial import hooks
-from kerasreg.adversarial.attack import Attack, find_layer
+from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
+from kerasreg.adversarial.problem import find_layer
 from kerasreg.optimizers.solve import check_count
 from kerasreg.regularizers.base import check_number
 
@@ -30,35 +31,39 @@ class AdversarialModel(keras.Model):
 
     * `"adversarial"`: `L(x + δ)` (Madry et al. 2018);
     * `"mixed"`: `(1 − weight)·L(x) + weight·L(x + δ)` (Goodfellow et al. 2015);
-    * `"trades"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where the attack raises `D`, from a
-      random start in place of none (Zhang et al. 2019);
+    * `"trades"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where the attack raises `D`, from
+      a random start (Zhang et al. 2019);
     * `"vat"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where `f(x)` is held fixed, for
       `kerasreg.adversarial.VAT`: the regularizer needs no labels (Miyato et al. 2019);
 
     each with the model's penalties, counted once. `compile`, `fit`, `evaluate`,
     `predict` and `save` are Keras's; `Proximal`, callbacks, mixed precision and
-    `jit_compile` work as for any model. `loss` is what is minimized; logged apart, without
-    penalties, are `clean_loss`, `L(x)`, and `adversarial_loss`, `L(x + δ)`, or
+    `jit_compile` work as for any model. `loss` is what is minimized; logged apart,
+    without penalties, are `clean_loss`, `L(x)`, and `adversarial_loss`, `L(x + δ)`, or
     `divergence`. Compiled metrics are those of clean inputs. With `"adversarial"` the
-    clean inputs never pass through the network (that would cost a third): `clean_loss` is
-    not logged, and metrics in training are those of perturbed inputs. `evaluate`,
-    `predict` and validation are of inputs as they are.
+    clean inputs never pass through the network in training mode (that would cost a
+    third): `clean_loss` is not logged, and metrics in training are those of perturbed
+    inputs. `evaluate`, `predict` and validation are of inputs as they are.
+
+    Sample weights multiply the divergence of `"trades"` as they do the loss. That of
+    `"vat"` they leave alone: with examples of weight 0 it learns from inputs without
+    labels.
 
     `adversarial.model` is the model to deploy: save it, and plain Keras loads it.
 
-    **BatchNorm.** The attack sees the network as it will be deployed: in inference mode,
-    with moving statistics, which it does not change, and without dropout. The passes that
-    enter the loss are in training mode, each with the statistics of its own batch, and
-    each moves the moving statistics.
+    **BatchNorm.** The attack sees the network as it will be deployed: in inference
+    mode, with moving statistics, which it does not change, and without dropout. The
+    passes that enter the loss are in training mode, each with the statistics of its own
+    batch, and each moves the moving statistics.
 
     Args:
         model: A built `keras.Model`.
         attack: An `Attack`, such as `FGSM(eps, random_start=True)` or `PGD(eps)`.
         objective: `"adversarial"`, `"mixed"`, `"trades"` or `"vat"`.
-        weight: Non-negative number; by default 0.5 for `"mixed"`, else 1. A variable: set
-            `adversarial.weight` in a running `fit`.
-        every: Positive integer: the attack runs at every so many batches, the others are
-            trained on as they are.
+        weight: Non-negative number; by default 0.5 for `"mixed"`, else 1. A variable:
+            set `adversarial.weight` in a running `fit`.
+        every: Positive integer: the attack runs at every so many batches, the others
+            are trained on as they are.
         seed: Integer, for the attack's random numbers.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
@@ -81,10 +86,10 @@ class AdversarialModel(keras.Model):
     >>> sorted(history)
     ['accuracy', 'adversarial_loss', 'loss']
 
-    References: Madry et al. 2018, "Towards deep learning models resistant to adversarial
-    attacks", eq. 2.1; Goodfellow, Shlens & Szegedy 2015, section 6; Zhang et al. 2019,
-    "Theoretically principled trade-off between robustness and accuracy", eq. 5 and
-    algorithm 1; Miyato, Maeda, Koyama & Ishii 2019, eq. 8.
+    References: Madry et al. 2018, "Towards deep learning models resistant to
+    adversarial attacks", eq. 2.1; Goodfellow, Shlens & Szegedy 2015, section 6; Zhang
+    et al. 2019, "Theoretically principled trade-off between robustness and accuracy",
+    eq. 5 and algorithm 1; Miyato, Maeda, Koyama & Ishii 2019, eq. 8.
     """
 
     def __init__(
@@ -111,8 +116,8 @@ class AdversarialModel(keras.Model):
             )
         if objective not in OBJECTIVES:
             raise ValueError(
-                f"Invalid value for argument `objective`. Expected one of {OBJECTIVES}. "
-                f"Received: objective={objective!r}"
+                "Invalid value for argument `objective`. Expected one of "
+                f"{OBJECTIVES}. Received: objective={objective!r}"
             )
         self.model, self.attack, self.objective = model, attack, objective
         weight = _WEIGHTS[objective] if weight is None else weight
@@ -122,7 +127,7 @@ class AdversarialModel(keras.Model):
                 "Invalid value for argument `weight`. Expected a number in [0, 1] for "
                 f'objective="mixed". Received: weight={weight!r}'
             )
-        if objective == "trades" and not getattr(attack, "random_start", False):
+        if objective == "trades" and not getattr(attack, "random_start", True):
             raise ValueError(
                 "Invalid value for argument `attack`. Expected one with random_start="
                 'True for objective="trades": the divergence that it raises has no '
@@ -206,7 +211,7 @@ class AdversarialModel(keras.Model):
                     return divergences(self, clean, y_pred)
 
             return self.attack.attack(
-                self.model, x, y, seed, objective=objective, loss=self.loss
+                self.model, x, y, seed, objective=objective, compiled=self
             )
 
         if self.every == 1:
@@ -215,6 +220,7 @@ class AdversarialModel(keras.Model):
         return ops.cond(due, run, lambda: self._unchanged(x))
 
     def _unchanged(self, x):
+        """What the attack would return if it changed nothing."""
         layer = find_layer(self.model, self.attack.on)
         return x if layer is None else 0 * hooks.output_of(self.model, layer, x)
 
@@ -243,9 +249,8 @@ class AdversarialModel(keras.Model):
         fixed = y_pred
         if self.objective == "vat":
             fixed = tree.map_structure(ops.stop_gradient, y_pred)
-        values = divergences(self, fixed, other)
-        if sample_weight is not None:
-            values = values * ops.cast(ops.reshape(sample_weight, (-1,)), values.dtype)
+            sample_weight = None
+        values = divergences(self, fixed, other, sample_weight=sample_weight)
         # Keras adds the losses of replicas up.
         added = ops.mean(values) / self.distribute_strategy.num_replicas_in_sync
         return loss + weight * ops.cast(added, loss.dtype), y_pred, [clean, added]
