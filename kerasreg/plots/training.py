@@ -117,10 +117,11 @@ def _grid(above, below, units):
     first = -(-above // columns) * columns
     flat = list(grid.flat)
     used = [*flat[:above], *flat[first : first + below]]
-    free = flat[first + below :]
+    spare = flat[first + below] if below and first + below < len(flat) else None
     for axes in flat:
-        axes.set_visible(axes in used)
-    return figure, used[:above], used[above:], free[0] if free and below else None
+        if axes not in used and axes is not spare:
+            axes.remove()
+    return figure, used[:above], used[above:], spare
 
 
 def _losses(axes, record):
@@ -264,7 +265,6 @@ def _finish(used, record):
 def _legend(axes, names, boxed):
     """The names of the units, where there is room."""
     lines = require("matplotlib.lines", "viz")
-    axes.set_visible(True)
     axes.legend(
         [
             lines.Line2D([], [], color=color, linewidth=1.7)
