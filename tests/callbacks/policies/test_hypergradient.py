@@ -146,7 +146,7 @@ class TestBatches:
         built = model(L2(0.1))
         settings = {"mode": "first_order", "batch_size": 1}
         one = Hypergradient(data(), data(4), **settings)
-        found = [one.measure(built, units_of(built)) for _ in range(60)]
+        found = [one.measure(built, units_of(built)) for _ in range(30)]
         slopes = np.array([each["hidden"]["hypergradient"] for each in found])
         whole = Hypergradient(data(), data(4), mode="first_order")
         expected = whole.measure(built, units_of(built))["hidden"]["hypergradient"]

@@ -218,7 +218,7 @@ class TestModels:
         inputs = keras.Input((12,), dtype="int32")
         embedding = layers.Embedding(5, 4, embeddings_regularizer=L2(0.01), name="e")
         convolution = layers.Conv1D(4, 3, kernel_regularizer=L1(0.01), name="c")
-        recurrent = layers.GRU(3, recurrent_regularizer=L2(0.01), name="r")
+        recurrent = layers.SimpleRNN(3, recurrent_regularizer=L2(0.01), name="r")
         x = layers.MaxPooling1D(2)(convolution(embedding(inputs)))
         built = compiled(
             inputs,
