@@ -33,8 +33,8 @@ class TargetSparsity(Policy):
       more will do;
     * `k` is halved whenever the target was crossed;
     * it is doubled when the target is not crossed for more than twice as many
-      updates as the last time, as when it drifts while the model trains on, and as
-      long as nothing moves before the first crossing;
+      updates, and twice as far, as the last time, as when it drifts while the model
+      trains on; and as long as nothing moves before the first crossing;
     * if there is no such strength (two weights become zero at once), it settles on
       the side that is nearer.
 
@@ -110,29 +110,32 @@ class TargetSparsity(Policy):
         )
         if towards * _PATIENCE >= abs(error):
             return unit.strength
+        other = memory["many" if side == "few" else "few"]
         # Twice the same number of zeros on this side: no noise.
         exact = error == before
-        if exact and memory["gain"] * abs(error) <= _FINEST:
-            other = memory["many" if side == "few" else "few"]
-            if other is not None and abs(error) <= abs(other):
-                return unit.strength
+        nearer = other is not None and abs(error) <= abs(other)
+        if exact and nearer and memory["gain"] * abs(error) <= _FINEST:
+            return unit.strength
         self._tune(memory, side, exact, stalled=unit.sparsity == last)
         memory["gain"] = min(memory["gain"], self.largest_step / abs(error))
+        memory["travel"] += memory["gain"] * abs(error)
         return max(unit.strength * math.exp(memory["gain"] * error), _LEAST)
 
     def _tune(self, memory, side, exact, stalled):
         """Set the gain by how long the number of zeros has been on one side."""
+        now, previous = (memory["run"], memory["travel"]), memory["previous"]
         if memory["side"] not in (None, side):
             if exact or memory["gain"] > _NOISY * self.gain:
                 memory["gain"] /= 2
-            memory["previous"], memory["run"] = memory["run"], 0
-        elif memory["previous"] is None:
+            memory["previous"] = list(now)
+            memory["run"], memory["travel"] = 0, 0.0
+        elif previous is None:
             if stalled:
                 memory["gain"] *= 2
-        elif memory["run"] > 2 * memory["previous"] + 1:
+        elif now[0] > 2 * previous[0] + 1 and now[1] > 2 * previous[1]:
             memory["gain"] *= 2
             if not stalled:
-                memory["previous"] = memory["run"]
+                memory["previous"] = list(now)
         memory["side"] = side
         memory["run"] += 1
 
@@ -159,11 +162,12 @@ class TargetSparsity(Policy):
 def _new(gain):
     """What is remembered of a unit.
 
-    `gain` is its `k`, `run` the number of updates since the target was crossed,
-    `previous` that between the last two crossings, `sparsity` the last one, and
-    `few` and `many` the last errors on either side of the target, `side`.
+    `gain` is its `k`; `run` and `travel` are the number of updates, and the change of
+    log λ, since the target was crossed, `previous` both of them between the last two
+    crossings; `sparsity` is the last one, and `few` and `many` are the last errors on
+    either side of the target, `side`.
     """
-    numbers: dict[str, Any] = {"gain": gain, "run": 0}
+    numbers: dict[str, Any] = {"gain": gain, "run": 0, "travel": 0.0}
     names = ("previous", "side", "sparsity", "few", "many")
     return {**numbers, **dict.fromkeys(names)}
 
