@@ -68,7 +68,8 @@ class Evidence(Policy):
             update, always.
         batch_size: Number of samples measured at a time. The gradient of each of their
             outputs by each weight has to fit in memory.
-        max_weights: Largest number of weights in one matrix.
+        max_weights: Largest number of weights in one matrix; p weights cost about p³
+            operations each time.
 
     Attributes:
         noise_variance: v at the last update, 1 for cross-entropies; `None` before.
