@@ -39,11 +39,13 @@ class TargetSparsity(Policy):
       the side that is nearer.
 
     For a model solved at each update that finds the exact number of zeros, as full
-    batches do once they have converged. In mini-batches weights near zero come and
-    go, and the number of zeros swings about the target by as many; a learning rate
-    that falls calms them, but not to zero after the strength has lost its effect.
-    Update as often as zeros need to answer to a strength. Far too strong an L1
-    kills a network with ReLUs for good: the smaller `largest_step`, the safer.
+    batches of a convex model do. A network may have different numbers of zeros at one
+    strength, by where it comes from: there a high target may go on swinging by a few
+    percent. In mini-batches weights near zero come and go, and the number of zeros
+    swings about the target by as many; a learning rate that falls calms them, but
+    takes the strength its effect, too. Update as often as zeros need to answer to a
+    strength. Far too strong an L1 kills a network with ReLUs for good: the smaller
+    `largest_step`, the safer.
 
     Args:
         target: Number in [0, 1), the share of zeros of each unit (with the callback's
