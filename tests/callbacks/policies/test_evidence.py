@@ -205,18 +205,18 @@ def test_recovers_the_ratio_of_variances():
     found = []
     x = rng.normal(size=(n, p))
     policy = Evidence(x, np.zeros((n, 1)), damping=0.0, batch_size=n)
-    for _ in range(41):
+    for _ in range(31):
         y = x @ (rng.normal(size=(p, 1)) / 4) + rng.normal(size=(n, 1))
         policy._data = x, y, None
         policy.set_state({"trust": 1.0, "evidence": 0.0, "strengths": {}})
-        for _ in range(8):
+        for _ in range(6):
             strength = units["head"][0].regularizer.strength
             model.set_weights(ridge(x, y, strength))
             step(model, policy, units)
         found.append(strength * n)
     low, high = np.quantile(found, [0.25, 0.75])
     assert low < 16 < high
-    # The median of 41 is within 1.25·1.35·IQR/(1.35·√41), two deviations: 0.4 IQR.
+    # The deviation of a median is 1.25·(IQR/1.35)/√31, a sixth of the IQR.
     assert abs(np.median(found) - 16) < 0.4 * (high - low)
 
 
