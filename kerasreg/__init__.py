@@ -8,6 +8,7 @@ does nothing else. What needs an optional package imports it when it is used.
 """
 
 from kerasreg import (
+    adversarial,
     callbacks,
     datasets,
     layers,
@@ -22,6 +23,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "adversarial",
     "callbacks",
     "datasets",
     "layers",

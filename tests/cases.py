@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from kerasreg import (
+    adversarial,
     callbacks,
     datasets,
     layers,
@@ -29,6 +30,7 @@ KINDS = {
     "callback",
     "policy",
     "metric",
+    "attack",
     "function",
     "base",
     "result",
@@ -337,6 +339,21 @@ METRICS = [
 ]
 
 
+def _attack(name: str, make: Callable[..., Any]) -> Case:
+    """An attack. `make(**where)` takes bounds, scale, mask, on and loss, and a norm."""
+    public = getattr(adversarial, name)
+    return Case(f"kerasreg.adversarial.{name}", "attack", public, make)
+
+
+ATTACKS: list[Case] = [
+    _attack("FGSM", lambda **kw: adversarial.FGSM(0.1, random_start=True, **kw)),
+    _attack("PGD", lambda **kw: adversarial.PGD(0.1, steps=3, restarts=2, **kw)),
+    _attack("VAT", lambda **kw: adversarial.VAT(0.1, iterations=2, **kw)),
+    _attack("Noise", lambda **kw: adversarial.Noise(0.1, **kw)),
+    _attack("RandomSearch", lambda **kw: adversarial.RandomSearch(0.1, steps=5, **kw)),
+]
+
+
 def _plain(module: Any, name: str, kind: str = "function") -> Case:
     return Case(f"{module.__name__}.{name}", kind, getattr(module, name))
 
@@ -345,6 +362,16 @@ PLAIN = [
     Case("kerasreg.callbacks.Policy", "base", callbacks.Policy),
     Case("kerasreg.callbacks.State", "result", callbacks.State),
     Case("kerasreg.callbacks.Unit", "result", callbacks.Unit),
+    _plain(adversarial, "Attack", "base"),
+    # A model and a callback that works on it alone: tests/adversarial/.
+    _plain(adversarial, "AdversarialModel", "base"),
+    _plain(adversarial, "OverfittingGuard", "base"),
+    _plain(adversarial, "Check", "result"),
+    _plain(adversarial, "RobustReport", "result"),
+    _plain(adversarial, "as_art_classifier"),
+    _plain(adversarial, "as_foolbox_model"),
+    _plain(adversarial, "perturbed"),
+    _plain(adversarial, "robust_evaluate"),
     _plain(regularizers, "Penalty", "base"),
     _plain(regularizers, "as_penalty"),
     _plain(regularizers, "regularize"),
@@ -370,12 +397,23 @@ PLAIN = [
     _plain(plots, "learning_curves"),
     _plain(plots, "reliability_diagram"),
     _plain(plots, "training_report"),
+    _plain(plots, "robustness_curve"),
 ]
 
-CASES = [*REGULARIZERS, *OPTIMIZERS, *LAYERS, *CALLBACKS, *POLICIES, *METRICS, *PLAIN]
+CASES = [
+    *REGULARIZERS,
+    *OPTIMIZERS,
+    *LAYERS,
+    *CALLBACKS,
+    *POLICIES,
+    *METRICS,
+    *ATTACKS,
+    *PLAIN,
+]
 
 # The sub-packages whose `__all__` is the public list.
 PUBLIC_MODULES = [
+    adversarial,
     callbacks,
     datasets,
     layers,

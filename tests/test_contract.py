@@ -10,6 +10,7 @@ import pytest
 from kerasreg.regularizers import ElasticNet
 from tests import contract
 from tests.cases import (
+    ATTACKS,
     CALLBACKS,
     CASES,
     INNER_OPTIMIZERS,
@@ -28,6 +29,8 @@ layers = pytest.mark.parametrize("case", LAYERS, ids=str)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 metrics = pytest.mark.parametrize("case", METRICS, ids=str)
 policies = pytest.mark.parametrize("case", POLICIES, ids=str)
+attacks = pytest.mark.parametrize("case", ATTACKS, ids=str)
+norms = pytest.mark.parametrize("norm", ["inf", 2, 1])
 inner_optimizers = pytest.mark.parametrize(
     "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
 )
@@ -293,6 +296,32 @@ def test_policy_backup(case, tmp_path, first):
 @policies
 def test_policy_resumed(case, tmp_path):
     contract.policies.check_resume(case, tmp_path / "model.keras")
+
+
+@attacks
+@norms
+@pytest.mark.parametrize(
+    "check",
+    [contract.attacks.check_ball, contract.attacks.check_zero],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_attack_in_its_ball(case, check, norm):
+    check(case, norm)
+
+
+@attacks
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.attacks.check_leaves_the_model,
+        contract.attacks.check_config_round_trip,
+        contract.attacks.check_seed,
+        contract.attacks.check_follows_changes,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_attack(case, check):
+    check(case)
 
 
 @metrics

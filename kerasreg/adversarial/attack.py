@@ -78,7 +78,7 @@ class Attack:
                 floating-point numbers.
         """
         x, y = to_tensors(x), None if y is None else to_tensors(y)
-        self._check(x, y)
+        self.check(x, y)
         graph, loss = self._graphs.get(model, (None, None))
         if graph is None or loss is not getattr(model, "loss", None):
             # tensorflow: Keras has no public call that makes a graph of a function.
@@ -123,7 +123,13 @@ class Attack:
             f"{type(self).__name__} must implement `perturb(self, problem, seed)`."
         )
 
-    def _check(self, x, y):
+    def check(self, x, y):
+        """Raise if inputs or targets are not fit to be attacked.
+
+        Args:
+            x: Structure of tensors.
+            y: Targets, or `None`.
+        """
         if self.needs_labels and y is None:
             raise ValueError(
                 f"{type(self).__name__} raises the loss of given targets. Expected "
@@ -132,7 +138,7 @@ class Attack:
         if self.on is not None:
             return
         for key, value in attacked(x):
-            bounds = _entry(self.bounds, key)
+            bounds = self.place(key)["bounds"]
             if bounds is None:
                 continue
             low, high = bounds
@@ -152,14 +158,16 @@ class Attack:
             key: Its name, its index, or `None` if there is one input.
             x: Its tensor.
         """
-        return Space(
-            x,
-            self.eps,
-            self.norm,
-            _entry(self.bounds, key),
-            _entry(self.scale, key),
-            _entry(self.mask, key),
-        )
+        return Space(x, self.eps, self.norm, **self.place(key))
+
+    def place(self, key):
+        """Bounds, scale and mask of one input, a dict.
+
+        Args:
+            key: Its name, its index, or `None` if there is one input.
+        """
+        names = ("bounds", "scale", "mask")
+        return {name: _entry(getattr(self, name), key) for name in names}
 
     def __setattr__(self, name, value):
         """Set an argument; what was traced with another is forgotten."""

@@ -5,11 +5,13 @@ from keras import ops, tree
 
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
-from kerasreg.adversarial.problem import random_points
+from kerasreg.adversarial.problem import better_of, random_points
 from kerasreg.optimizers.solve import check_count
 from kerasreg.regularizers.base import check_number
 
 _RESTART = 1009  # between the seeds of two restarts: more than their own draws
+# A full random point of the L1 ball is dense, and sparse steps are long in undoing it.
+_L1_START = 0.1
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")
@@ -83,8 +85,8 @@ class PGD(Attack):
         step: Positive number, the length of a step; by default `2.5·eps/steps`, so that
             any point of the ball can be reached from any other.
         restarts: Positive integer.
-        random_start: Whether to begin at a random point of the ball; without it, only
-            one restart makes sense.
+        random_start: Whether to begin at a random point of the ball (in the L1 norm of
+            one of a tenth of the radius); without it, only one restart makes sense.
         **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`.
 
     Raises:
@@ -136,11 +138,7 @@ class PGD(Attack):
             offset = ops.cast(ops.stack([_RESTART * count, 0 * count]), seed.dtype)
             found = self._run(problem, seed + offset, step)
             losses = problem.losses(found)
-            better = losses > highest
-            best = [
-                ops.where(ops.reshape(better, (-1,) + (1,) * (len(a.shape) - 1)), a, b)
-                for a, b in zip(found, best, strict=True)
-            ]
+            best = better_of(losses > highest, found, best)
             return count + 1, best, ops.maximum(losses, highest)
 
         start = ops.ones((), "int32"), best, problem.losses(best)
@@ -148,6 +146,8 @@ class PGD(Attack):
 
     def _run(self, problem, seed, step):
         start = problem.random(seed) if self.random_start else problem.zeros()
+        if self.norm == "1":
+            start = [_L1_START * delta for delta in start]
 
         def climb(count, deltas):
             return count + 1, problem.climb(deltas, problem.gradient(deltas), step)

@@ -65,9 +65,7 @@ def project(delta, eps, norm):
     if norm == "inf":
         return ops.clip(delta, -eps, eps)
     if norm == "2":
-        size = length(delta, norm)
-        factor = ops.minimum(1.0, eps / ops.maximum(size, _tiny(delta)))
-        return delta * _each(factor, delta)
+        return _shrunk(delta, eps, norm)
     magnitudes = ops.abs(_flat(delta))
     falling = ops.flip(ops.sort(magnitudes, axis=1), axis=1)
     excess = ops.cumsum(falling, axis=1) - eps
@@ -78,7 +76,15 @@ def project(delta, eps, norm):
         ops.maximum(kept, 1), delta.dtype
     )
     threshold = _each(ops.maximum(threshold[:, 0], 0.0), delta)
-    return ops.sign(delta) * ops.maximum(ops.abs(delta) - threshold, 0.0)
+    delta = ops.sign(delta) * ops.maximum(ops.abs(delta) - threshold, 0.0)
+    return _shrunk(delta, eps, norm)  # the threshold is rounded
+
+
+def _shrunk(delta, eps, norm):
+    """The perturbation, or the multiple of it that is on the sphere."""
+    size = length(delta, norm)
+    factor = ops.minimum(1.0, eps / ops.maximum(size, _tiny(delta)))
+    return delta * _each(factor, delta)
 
 
 def ascent(gradient, norm, free=None):

@@ -60,10 +60,10 @@ def divergences(model, clean, other, loss=None, sample_weight=None):
 def _outputs(model, y_pred, loss):
     """Key, weight and loss of each output that has a loss."""
     loss = model_loss(model) if loss is None else loss
-    weights, keys = None, [None]
+    weights, keys = None, (None,)
     if isinstance(y_pred, dict | list | tuple):
         weights = _loss_weights(model)
-        keys = list(y_pred) if isinstance(y_pred, dict) else range(len(y_pred))
+        keys = tuple(y_pred if isinstance(y_pred, dict) else range(len(y_pred)))
     for key in keys:
         each = _part(loss, key)
         if each is not None:
@@ -132,7 +132,7 @@ def _mean(values):
 
 def _divergence(clean, other, loss):
     """Of each example and place: a tensor without the axis of the outputs."""
-    name = _name(loss)
+    name = name_of(loss)
     if "crossentropy" not in name:
         return ops.mean(ops.square(clean - other), axis=-1)
     logs = [_log_probabilities(p, from_logits(loss), name) for p in (clean, other)]
@@ -170,15 +170,19 @@ def from_logits(loss):
     return bool(config.get("from_logits"))
 
 
-def _name(loss):
-    """The name of the function that a loss is, in small letters."""
+def name_of(loss):
+    """The name of the function that a loss is, in small letters.
+
+    Args:
+        loss: A Keras loss or a function.
+    """
     function = getattr(loss, "fn", loss)
     return getattr(function, "__name__", None) or getattr(loss, "name", "")
 
 
 def sparse(loss):
     """Whether a loss takes the index of a class for each example."""
-    return "sparse_categorical" in _name(loss)
+    return "sparse_categorical" in name_of(loss)
 
 
 def check_targets(loss, y, y_pred):

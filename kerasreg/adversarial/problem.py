@@ -114,6 +114,20 @@ def random_points(spaces, seed):
     ]
 
 
+def better_of(better, found, best):
+    """Of each example the perturbation found, or the best so far.
+
+    Args:
+        better: Bool tensor (batch,).
+        found: List of tensors (batch, ...).
+        best: List of tensors like these.
+    """
+    return [
+        ops.where(ops.reshape(better, (-1,) + (1,) * (len(a.shape) - 1)), a, b)
+        for a, b in zip(found, best, strict=True)
+    ]
+
+
 def to_tensors(data):
     """Arrays as tensors, floating-point ones of NumPy in Keras's default precision."""
 

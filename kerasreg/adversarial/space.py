@@ -62,7 +62,7 @@ class Space:
 
         The projection moves every entry towards 0, so that it stays within the bounds.
         """
-        delta = self._masked(delta)
+        delta = self.masked(delta)
         if self._bounds is not None:
             moved = ops.clip(self.x + self.unscaled(delta), *self._bounds) - self.x
             if self._scale is not None:
@@ -72,7 +72,7 @@ class Space:
 
     def climb(self, delta, gradient, step):
         """Go a step of the length `step` up the gradient, then constrain."""
-        slope, free = self._masked(gradient), None
+        slope, free = self.masked(gradient), None
         if self._bounds is not None and self.norm == "1":
             low, high = self._bounds
             place = self.x + self.unscaled(delta)
@@ -82,14 +82,15 @@ class Space:
 
     def random(self, seed):
         """A uniform point of the ball, constrained."""
-        free = self._masked(ops.ones_like(self.x))
+        free = self.masked(ops.ones_like(self.x))
         return self.constrain(geometry.random_point(free, self.eps, self.norm, seed))
 
     def probe(self, length):
         """A Euclidean ball of that radius, with this scale and mask, without bounds."""
         return Space(self.x, length, "2", None, self._scale, self._mask)
 
-    def _masked(self, delta):
+    def masked(self, delta):
+        """A perturbation with zeros where the mask is false."""
         if self._mask is None:
             return delta
         return ops.where(self._mask, delta, ops.zeros_like(delta))

@@ -12,6 +12,7 @@ figure.savefig("weights.png")
 from kerasreg.plots.coefficients import coefficient_path
 from kerasreg.plots.curves import learning_curves
 from kerasreg.plots.reliability import reliability_diagram
+from kerasreg.plots.robustness import robustness_curve
 from kerasreg.plots.training import training_report
 from kerasreg.plots.weights import weight_histogram
 
@@ -19,6 +20,7 @@ __all__ = [
     "coefficient_path",
     "learning_curves",
     "reliability_diagram",
+    "robustness_curve",
     "training_report",
     "weight_histogram",
 ]

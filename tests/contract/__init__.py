@@ -5,6 +5,7 @@ mirrors its source.
 """
 
 from tests.contract import (
+    attacks,
     callbacks,
     layer_models,
     layers,
@@ -15,6 +16,7 @@ from tests.contract import (
 )
 
 __all__ = [
+    "attacks",
     "callbacks",
     "layer_models",
     "layers",
