@@ -13,6 +13,10 @@ _TAIL, _ENOUGH = 3, 5
 # beyond what its noise explains (in standard deviations of a point).
 _RISE, _WAY, _NOISE = 0.03, 0.01, 3.0
 
+# And if later points are above earlier ones as often as this (Kendall's tau, of at
+# most so many points, without pairs that differ by less than this share of the rise).
+_CLIMB, _PAIRS, _LEVEL = 0.6, 200, 0.1
+
 # It has hardly fallen if less than this share of its first value.
 _HARDLY = 0.1
 
@@ -251,19 +255,29 @@ class _Curve:
         near = int(np.argmin(self.smooth))
         low, first = self.smooth[near], max(near - 1, 0)
         self.lowest = first + int(np.argmin(values[first : near + 2]))
-        self.end = float(values[-_TAIL:].mean())
+        self.end = float(np.median(values[-_TAIL:]))
         least = max(_RISE * abs(low), _WAY * (values[0] - low))
         after = len(values) - 1 - self.lowest
-        self.rose = after >= _TAIL and self.end - low > least + _NOISE * self._noise()
+        far = self.end - low > least + _NOISE * self._noise()
+        self.rose = after >= _TAIL and far and self._climbs()
         fell = values[0] - self.end
         self.hardly_fell = fell < _HARDLY * abs(values[0])
 
+    def _climbs(self):
+        """Whether it has gone up most of the time since: noise wanders to and fro."""
+        tail = self.smooth[self.lowest :]
+        tail = tail[:: 1 + len(tail) // _PAIRS]
+        later, earlier = np.tril_indices(len(tail), -1)
+        steps = tail[later] - tail[earlier]
+        steps = steps[np.abs(steps) > _LEVEL * (self.end - self.smooth.min())]
+        return steps.size > 0 and np.mean(np.sign(steps)) > _CLIMB
+
     def _noise(self):
-        """The standard deviation of a point, from second differences: trends cancel."""
+        """The standard deviation of a point, from third differences: trends cancel."""
         if len(self.values) < _ENOUGH:
             return 0.0
-        second = np.abs(np.diff(self.values, n=2))
-        return 1.4826 * float(np.median(second)) / math.sqrt(6.0)
+        third = np.abs(np.diff(self.values, n=3))
+        return 1.4826 * float(np.median(third)) / math.sqrt(20.0)
 
 
 def _pair(record):
