@@ -5,6 +5,7 @@ import warnings
 import weakref
 
 import keras
+from keras import ops
 
 from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.callbacks.meter import Meter, added_losses, unit_strength
@@ -225,7 +226,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             return  # no step was measured yet: gradients are being accumulated
         for name, extra in self.policy.measure(self.model, self._units).items():
             units[name].extra = extra
-        step = int(self.model.optimizer.iterations)
+        step = int(ops.cast(self.model.optimizer.iterations, "int64"))
         state = State(units, step=step, epoch=epoch, logs=logs)
         strengths = next_strengths(
             self.policy, state, self.min_strength, self.max_strength

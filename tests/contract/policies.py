@@ -19,11 +19,14 @@ def _model(case: Case, **arguments):
     zeros = case.public.needs_exact_zeros
     optimizer = keras.optimizers.Adam(0.01)
     arguments = {"cls": models.TracedModel, **arguments}
-    return models.model(
+    model = models.model(
         L1(0.01) if zeros else L2(0.01),
         Proximal(optimizer) if zeros else optimizer,
         **arguments,
     )
+    # TensorFlow traces once more if variables are made in the first step.
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def _fit(model, callbacks, **arguments):
