@@ -138,6 +138,7 @@ class Attack:
         if self.on is not None:
             return
         for key, value in attacked(x):
+            self.space(key, value)  # checks shapes
             bounds = self.place(key)["bounds"]
             if bounds is None:
                 continue
@@ -222,7 +223,8 @@ def _each(name, values, check):
     if isinstance(values, dict):
         return {key: _each(name, value, check) for key, value in values.items()}
     if isinstance(values, list) and name != "bounds":
-        values = np.asarray(values) if np.ndim(values[0]) == 0 else values
+        numbers = all(v is not None and np.ndim(v) == 0 for v in values)
+        values = np.asarray(values) if numbers else values
     if isinstance(values, list):
         return [_each(name, value, check) for value in values]
     return check(name, values)

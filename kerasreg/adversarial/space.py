@@ -33,8 +33,8 @@ class Space:
         half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
         self.x = ops.cast(x, "float32") if half else x
         low, high = (None, None) if bounds is None else bounds
-        given = {"bounds": low, "scale": scale, "mask": mask}
-        for name, array in given.items():
+        given = [("bounds", low), ("bounds", high), ("scale", scale), ("mask", mask)]
+        for name, array in given:
             _check_shape(name, array, tuple(x.shape[1:]))
         self._scale, self._mask = scale, mask
         self._bounds = None
