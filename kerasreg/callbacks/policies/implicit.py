@@ -82,7 +82,7 @@ class Implicit:
     def _is_of(self, model, units):
         return self._signature == _signature(units) and self.objective.is_of(model)
 
-    def __call__(self, train, validation, terms, step=None):
+    def __call__(self, train, validation, terms, step=None, conjugate=False):
         """Differentiate at the present weights and strengths.
 
         Args:
@@ -90,6 +90,7 @@ class Implicit:
             validation: The same.
             terms: Number of Hessian-vector products in the series; 0 for `H⁻¹ = step`.
             step: Step of the series; `None` for one over the largest eigenvalue.
+            conjugate: Whether to solve by conjugate gradients instead.
 
         Returns:
             A `Derivative`.
@@ -97,14 +98,16 @@ class Implicit:
         train, validation = map(self.objective.to_tensors, (train, validation))
         terms = ops.convert_to_tensor(terms, "int32")
         step = ops.convert_to_tensor(step or 0.0, "float64")
-        *values, step, used = self._graph(train, validation, terms, step).numpy()
+        *values, step, used = self._graph(
+            train, validation, terms, step, conjugate
+        ).numpy()
         return Derivative(
             dict(zip(self._units, map(float, values), strict=True)),
             float(step),
             int(used),
         )
 
-    def _run(self, train, validation, terms, step):
+    def _run(self, train, validation, terms, step, conjugate):
         self.traces += 1
         objective = self.objective.on(train)
         with _full_precision(objective.model):
@@ -116,8 +119,12 @@ class Implicit:
                 return _times(free, _hessian_product(objective, weights, vector))
 
             step = ops.cast(step, objective.dtype)
-            step = ops.where(step > 0, step, 1 / _largest(curvature, free, step <= 0))
-            solved, used = _neumann(curvature, slope, step, terms)
+            if conjugate:
+                solved, used = _conjugate_gradients(curvature, slope, terms)
+            else:
+                largest = _largest(curvature, free, step <= 0)
+                step = ops.where(step > 0, step, 1 / largest)
+                solved, used = _neumann(curvature, slope, step, terms)
             values = self._mixed(weights, solved)
         report = [ops.negative(v) for v in values] + [step, used]
         return ops.stack([ops.cast(number, "float64") for number in report])
@@ -213,6 +220,8 @@ _CACHE = "_kerasreg_implicit"
 _POWER = 12  # products in the power iteration, a lower bound: half of it would do
 _NEAR = 1e-18  # beside zero, with a square above the least float32
 _JUMP = 1e-8  # a smooth penalty's slope changes by less than this, times its strength
+_EXACT = 1e-6  # of a residual, relative to the right-hand side
+_FLAT = 1e-10  # a curvature below this is none
 _GROWTH = 1 + 1e-4  # of a vector whose length only rounding changes
 
 
@@ -293,6 +302,40 @@ def _neumann(curvature, vector, step, terms):
         proceed, add, (*start, vector, _norm(vector), vector)
     )
     return [ops.cast(step, t.dtype) * t for t in total], used
+
+
+def _conjugate_gradients(curvature, vector, terms):
+    """`H⁻¹ vector` after at most so many products, and how many there were.
+
+    It ends before a direction in which `H` is not positive: the weights are not at a
+    minimum there.
+    """
+
+    def proceed(used, sound, residual, *_):
+        return (used < terms) & sound & (_norm(residual) > _EXACT * size)
+
+    def improve(used, _, residual, direction, total):
+        product = curvature(direction)
+        bend, square = _dot(direction, product), _dot(residual, residual)
+        sound = bend > _FLAT * _dot(direction, direction)
+        share = ops.where(sound, square / ops.where(sound, bend, 1.0), 0.0)
+        total = _plus(total, share, direction)
+        residual = _plus(residual, -share, product)
+        direction = _plus(residual, _dot(residual, residual) / square, direction)
+        return used + ops.cast(sound, "int32"), sound, residual, direction, total
+
+    size = _norm(vector)
+    start = ops.zeros((), "int32"), ops.convert_to_tensor(True), vector, vector
+    zero = [ops.zeros_like(v) for v in vector]
+    used, *_, total = ops.while_loop(proceed, improve, (*start, zero))
+    return total, used
+
+
+def _plus(first, share, second):
+    """`first + share · second`."""
+    return [
+        a + ops.cast(share, a.dtype) * b for a, b in zip(first, second, strict=True)
+    ]
 
 
 def _gradient(function, weights):

@@ -170,7 +170,7 @@ X, Y = data()
             {"mode": "exact"},
             ValueError,
             "Invalid value for argument `mode`. Expected one of ('implicit', "
-            "'first_order'). Received: mode='exact'",
+            "'conjugate_gradient', 'first_order'). Received: mode='exact'",
         ),
         (
             {"step_size": 0},

@@ -7,7 +7,7 @@ from scipy.optimize import brentq, minimize_scalar
 from sklearn.linear_model import Lasso
 
 from kerasreg.callbacks import Hypergradient, State, Unit
-from kerasreg.callbacks.policies.implicit import Implicit
+from kerasreg.callbacks.policies.implicit import Implicit, _conjugate_gradients
 from kerasreg.optimizers import solve
 from kerasreg.regularizers import (
     L1,
@@ -117,6 +117,23 @@ class TestRidge:
             ridge.slope(penalty.strength), rel=1e-6
         )
 
+    def test_conjugate_gradients(self):
+        """As many products as there are unknowns are exact; fewer are not."""
+        ridge, penalty = Ridge(), L2(0.3)
+        model, dense = linear(penalty)
+        w = ridge.weights(penalty.strength)
+        dense.set_weights([w[:-1], w[-1]])
+        implicit = Implicit(model, {"dense": [dense.kernel]})
+        found = implicit(*_pairs(ridge), P + 1, conjugate=True).values["dense"]
+        exact = ridge.slope(penalty.strength)
+        assert found == pytest.approx(exact, rel=1e-7)
+        few = implicit(*_pairs(ridge), 2, conjugate=True).values["dense"]
+        assert few != pytest.approx(exact, rel=1e-7)
+        again = Hypergradient(
+            ridge.train, ridge.validation, mode="conjugate_gradient", burn_in=0
+        ).measure(model, {"dense": [dense.kernel]})
+        assert again["dense"]["hypergradient"] == pytest.approx(exact, rel=1e-6)
+
     def test_reaches_the_best_strength(self):
         """Within 2 % at 20 terms."""
         ridge = Ridge()
@@ -168,6 +185,16 @@ class TestRidge:
             unit = Unit(penalty.strength, extra=extra)
             penalty.strength = policy.update(State({"dense": unit}))["dense"]
         assert penalty.strength == pytest.approx(ridge.best(), rel=0.03)
+
+
+def test_conjugate_gradients_end_at_a_direction_that_bends_down():
+    matrix = keras.ops.convert_to_tensor(np.diag([4.0, 1.0, -2.0]))
+    right = [keras.ops.convert_to_tensor(np.array([1.0, 1.0, 0.1]))]
+    found, used = _conjugate_gradients(
+        lambda vector: [keras.ops.matmul(matrix, vector[0])], right, 20
+    )
+    assert 0 < int(used) < 3
+    assert float(keras.ops.sum(found[0] * right[0])) > 0
 
 
 def _pairs(ridge):
@@ -301,6 +328,9 @@ class TestNetwork:
         ]
         found = list(Implicit.of(model, layers)(*data, 2000).values.values())
         np.testing.assert_allclose(found, expected, rtol=3e-3)
+        # Ten products do what hundreds of the series do on so uneven a Hessian.
+        few = Implicit.of(model, layers)(*data, 10, conjugate=True).values.values()
+        np.testing.assert_allclose(list(few), expected, rtol=3e-3)
         both = Implicit.of(model, {"model": kernels})(*data, 2000).values["model"]
         assert both == pytest.approx(
             differences(model, penalties, train, validation), rel=3e-3
