@@ -178,10 +178,10 @@ def class_loss(model):
     Raises:
         ValueError: If it has none, or another loss.
     """
-    loss = losses.model_loss(model)
-    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    given = losses.model_loss(model)
+    loss = keras.losses.get(given) if isinstance(given, str) else given
     if isinstance(loss, dict | list) or "crossentropy" not in losses.name_of(loss):
-        raise _no_classifier(f"loss={loss!r}")
+        raise _no_classifier(f"loss={given!r}")
     return loss
 
 

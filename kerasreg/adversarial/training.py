@@ -62,8 +62,8 @@ class AdversarialModel(keras.Model):
         objective: `"adversarial"`, `"mixed"`, `"trades"` or `"vat"`.
         weight: Non-negative number; by default 0.5 for `"mixed"`, else 1. A variable:
             set `adversarial.weight` in a running `fit`.
-        every: Positive integer: the attack runs at every so many batches, the others
-            are trained on as they are.
+        every: Positive integer: the attack runs at every so many steps of the
+            optimizer; batches between are trained on as they are.
         seed: Integer, for the attack's random numbers.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
