@@ -74,9 +74,9 @@ def golub():
 
 PROBLEMS = {
     "breast_cancer": Problem(table(breast_cancer, 0.3), (64,), "adam", 3e-3, 40, 32, 3),
-    "golub": Problem(table(golub, 12, spread=0.1), (), "sgd", 0.1, 50, 8, 4),
+    "golub": Problem(table(golub, 12, spread=0.1), (), "sgd", 0.1, 50, 8, 3),
     "fashion_1000": Problem(
-        images("fashion_mnist", 1000), (128,), "adam", 3e-3, 40, 32, 3
+        images("fashion_mnist", 1000), (128,), "adam", 3e-3, 40, 32, 2
     ),
     "fashion_10000": Problem(
         images("fashion_mnist", 10000), (128,), "adam", 2e-3, 20, 128, 2

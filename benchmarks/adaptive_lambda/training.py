@@ -4,6 +4,7 @@ import math
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1, L2
@@ -12,6 +13,12 @@ OPTIMIZERS = {
     "adam": keras.optimizers.Adam,
     "sgd": lambda rate: keras.optimizers.SGD(rate, momentum=0.9),
 }
+
+# Small data: what `tf.data` does to go faster, and what `fit` makes of arrays, takes
+# longer than training.
+PLAIN = tf.data.Options()
+PLAIN.threading.private_threadpool_size = 1
+PLAIN.autotune.enabled = False
 
 
 class Net:
@@ -76,11 +83,11 @@ class Net:
         def rate(epoch):
             return problem.rate * (1 + math.cos(math.pi * epoch / problem.epochs)) / 2
 
+        rows = tf.data.Dataset.from_tensor_slices(data).shuffle(len(data[0]))
         self.model.fit(
-            *data,
-            batch_size=problem.batch,
+            rows.batch(problem.batch).with_options(PLAIN),
             epochs=problem.epochs,
-            validation_data=validation,
+            validation_data=validation and tf.data.Dataset.from_tensors(validation),
             callbacks=[*callbacks, keras.callbacks.LearningRateScheduler(rate)],
             verbose=0,
         )

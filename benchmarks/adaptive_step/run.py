@@ -1,5 +1,6 @@
 """The cost of tuning strengths while `fit` runs: epochs with and without, in pairs."""
 
+import functools
 import pathlib
 import statistics
 import sys
@@ -15,8 +16,13 @@ from kerasreg import callbacks
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1, L2
 
-BATCH, STEPS, VALIDATION = 128, 235, 1280  # an epoch of 30,080 examples
-MODELS = {"784-800-800-10": (784, (800, 800)), "20 layers of 32": (32, (32,) * 19)}
+BATCH, VALIDATION, ROUNDS = 128, 1280, 10
+MODES = {"default": "auto", "jit_compile=True": True}
+# Inputs, hidden layers and batches in an epoch.
+MODELS = {
+    "20 layers of 32": (32, (32,) * 19, 469),
+    "784-800-800-10": (784, (800, 800), 118),
+}
 
 
 class Runner:
@@ -34,11 +40,11 @@ class Runner:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._fit, self._callbacks = fit, callbacks
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
-        self._ended, self._error = False, None
+        self._ended, self._error, self.tracing = False, None, 0.0
 
     def _run(self):
         self._go.acquire()
-        self._begin = time.perf_counter()
+        self._begin = time.perf_counter(), time.process_time()
         try:
             self._fit(
                 [
@@ -53,15 +59,16 @@ class Runner:
         self._done.release()
 
     def _hand_over(self):
-        self._seconds = time.perf_counter() - self._begin
+        now = time.perf_counter(), time.process_time()
+        self._seconds = tuple(b - a for a, b in zip(self._begin, now, strict=True))
         self._done.release()
         self._go.acquire()
         if self._ended:
             raise _Stopped
-        self._begin = time.perf_counter()
+        self._begin = time.perf_counter(), time.process_time()
 
     def epoch(self):
-        """Train an epoch; its seconds."""
+        """Train an epoch; its seconds, by the clock and of the processor."""
         if not self._thread.is_alive():
             self._thread.start()
         self._go.release()
@@ -81,6 +88,7 @@ class _Stopped(Exception):
     """Ends a `fit` from within."""
 
 
+@functools.cache
 def data(inputs, examples, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(examples, inputs)).astype("float32")
@@ -158,7 +166,7 @@ COSTLY = {
 
 def runner(model, steps, jit_compile, sparse, validated, make=None):
     """The `fit` of a model, with or without a callback."""
-    inputs, hidden = MODELS[model]
+    inputs, hidden, _ = MODELS[model]
     keras.utils.set_random_seed(0)
     penalty = L1 if sparse else L2
     net = keras.Sequential(
@@ -192,52 +200,64 @@ def runner(model, steps, jit_compile, sparse, validated, make=None):
     return Runner(fit, [] if make is None else [make(train, validation)])
 
 
-def pairs(model, steps, jit_compile, case, rounds):
+def pairs(base, measured, rounds):
     """Epochs without and with the callback, the first one in turns."""
-    make, sparse, validated = case
-    fits = (
-        runner(model, steps, jit_compile, sparse, validated),
-        runner(model, steps, jit_compile, sparse, validated, make),
-    )
-    first = [fit.epoch() for fit in fits]
-    second = [fit.epoch() for fit in fits]  # warms up, with all that was traced
+    fits = (base, measured)
+    tracing = measured.epoch()[0] - measured.epoch()[0]
     seconds = ([], [])
     for turn in range(rounds):
         for which in (0, 1) if turn % 2 else (1, 0):
             seconds[which].append(fits[which].epoch())
-    for fit in fits:
-        fit.end()
-    without, with_it = map(statistics.median, seconds)
-    ratios = [b / a for a, b in zip(*seconds, strict=True)]
+    measured.end()
+    clock, processor = (
+        [[epoch[which] for epoch in each] for each in seconds] for which in (0, 1)
+    )
     return {
-        "epoch_without_ms": round(without * 1e3, 1),
-        "epoch_with_ms": round(with_it * 1e3, 1),
-        "times": round(statistics.median(ratios), 4),
-        "quartiles": [round(q, 4) for q in statistics.quantiles(ratios, n=4)[::2]],
-        "fastest_times": round(min(seconds[1]) / min(seconds[0]), 4),
-        "tracing_s": round((first[1] - second[1]) - (first[0] - second[0]), 2),
+        "epoch_without_ms": round(statistics.median(clock[0]) * 1e3, 1),
+        "epoch_with_ms": round(statistics.median(clock[1]) * 1e3, 1),
+        **ratios("times", *clock),
+        **ratios("cpu_times", *processor),
+        "tracing_s": round(tracing - base.tracing, 2),
     }
 
 
-def table(jit_compile, steps, rounds, cases):
-    return {
-        model: {
-            name: pairs(model, steps, jit_compile, case, turns)
-            for name, case in cases.items()
-        }
-        for model, turns in zip(MODELS, rounds, strict=True)
-    }
+def ratios(name, without, with_it):
+    """Median and quartiles of the ratios in pairs."""
+    each = [b / a for a, b in zip(without, with_it, strict=True)]
+    low, middle, high = (round(q, 4) for q in statistics.quantiles(each, n=4))
+    return {name: middle, f"{name}_quartiles": [low, high]}
+
+
+def base_of(model, steps, jit_compile, sparse, validated):
+    """The `fit` to compare with, warm, and what it took to trace it."""
+    base = runner(model, steps, jit_compile, sparse, validated)
+    base.tracing = base.epoch()[0] - base.epoch()[0]
+    return base
+
+
+def table(model, steps, jit_compile, cases, rounds):
+    """Callbacks on one model."""
+    bases, rows = {}, {}
+    for name, (make, *kind) in cases.items():
+        if tuple(kind) not in bases:
+            bases[tuple(kind)] = base_of(model, steps, jit_compile, *kind)
+        measured = runner(model, steps, jit_compile, *kind, make)
+        rows[name] = pairs(bases[tuple(kind)], measured, rounds)
+        print(model, jit_compile, name, rows[name], file=sys.stderr, flush=True)
+    for base in bases.values():
+        base.end()
+    return rows
 
 
 def main(quick):
-    steps, rounds, few = (20, (2, 2), (2, 2)) if quick else (STEPS, (8, 16), (2, 2))
-    result = {}
-    for mode, jit_compile in (("default", "auto"), ("jit_compile=True", True)):
-        result[mode] = table(jit_compile, steps, rounds, CASES)
-        costly = table(jit_compile, steps, few, COSTLY)
-        for model, rows in costly.items():
-            result[mode][model].update(rows)
-    harness.write(__file__, result, quick)
+    result = {mode: {model: {} for model in MODELS} for mode in MODES}
+    for cases, rounds in ((CASES, ROUNDS), (COSTLY, 2)):
+        for mode, jit_compile in MODES.items():
+            for model, (*_, steps) in MODELS.items():
+                steps, turns = (20, 2) if quick else (steps, rounds)
+                rows = table(model, steps, jit_compile, cases, turns)
+                result[mode][model].update(rows)
+                harness.write(__file__, result, quick)  # what there is so far
 
 
 if __name__ == "__main__":
