@@ -27,9 +27,9 @@ def accuracy(model, x, y):
 @pytest.mark.parametrize("last", [None, "softmax"])
 @norms
 def test_fgsm_is_art_s(norm, last):
-    model, (x, y) = models.trained(last=last), models.digits()[1]
+    art, model, (x, y) = _art(), models.trained(last=last), models.digits()[1]
     judge = as_art_classifier(model, (0.0, 1.0))
-    theirs = _art().FastGradientMethod(judge, norm=norm, eps=EPS[norm]).generate(x, y)
+    theirs = art.FastGradientMethod(judge, norm=norm, eps=EPS[norm]).generate(x, y)
     ours = FGSM(EPS[norm], norm, bounds=(0.0, 1.0))(model, x, y)
     np.testing.assert_allclose(ours, theirs, atol=1e-5 if last is None else 2e-4)
 
