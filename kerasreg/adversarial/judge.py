@@ -99,8 +99,6 @@ class Judge:
         # tensorflow: Keras has no public call that makes a graph of a function.
         import tensorflow as tf
 
-        if key not in self._graphs:
-            self._graphs[key] = tf.function(function, autograph=False)
         radii = [()] if radii is None else [(ops.cast(r, "float32"),) for r in radii]
         results = []
         for radius in radii:
@@ -113,9 +111,12 @@ class Judge:
                 )
                 seed = ops.convert_to_tensor([0, self.seed * 100_003 + i], "int32")
                 fresh = i * self._size - begin
-                parts.append(
-                    ops.convert_to_numpy(self._graphs[key](x, y, seed, *radius))[fresh:]
-                )
+                if key not in self._graphs:
+                    graph = tf.function(function, autograph=False)
+                    graph = graph.get_concrete_function(x, y, seed, *radius)
+                    self._graphs[key] = graph
+                right = self._graphs[key](x, y, seed, *radius)
+                parts.append(ops.convert_to_numpy(right)[fresh:])
             results.append(np.concatenate(parts))
         return np.stack(results)
 
