@@ -3,6 +3,7 @@
 import copy
 import warnings
 import weakref
+from typing import Any
 
 import keras
 from keras import ops
@@ -37,9 +38,11 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
 
     Each unit's strength is logged as `strength/<unit>` at the end of each epoch: the
     one that the next batch will be trained with. As with Keras's LearningRateScheduler,
-    callbacks after this one in the list see it, and the history: put CSVLogger and
-    TensorBoard behind it. If a number that the policy needs is NaN or infinite, all
-    strengths stay as they are, training goes on, and it warns once.
+    callbacks after this one in the list see it, and the history: put CSVLogger,
+    TensorBoard, BackupAndRestore and ModelCheckpoint behind it (a checkpoint that is
+    written before it lacks the strengths of its epoch). If a number that the policy
+    needs is NaN or infinite, or a weight is, all strengths stay as they are, training
+    goes on, and it warns once.
 
     **Resuming.** Strengths, and what the policy remembers, are saved together with the
     weights, by `keras.callbacks.BackupAndRestore`, `ModelCheckpoint` and `model.save`.
@@ -58,17 +61,20 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         pattern: Glob pattern on the name of the layer or weight
             (`"block?_*"`, `"hidden/kernel"`) to leave all others alone, so that
             several of these callbacks can tune different parts. `None` for all.
-        min_strength: Non-negative number, below which no strength is set.
-        max_strength: Positive number, above which no strength is set.
+        min_strength: Non-negative number, below which no positive strength is set.
+        max_strength: Positive number, above which no strength is set. Both hold for
+            all penalties of a unit.
         resume_from: Path of a `.keras` or `.weights.h5` file, saved while such a
             callback was at work, from which the model's weights, the optimizer, the
-            strengths and the policy's memory are taken when `fit` begins; or `None`.
+            strengths and the policy's memory are taken when `fit` begins, unless
+            BackupAndRestore has restored later ones; or `None`.
         verbose: 1 prints a line whenever strengths change.
 
     Raises:
         ValueError: If an argument is out of range. When `fit` begins, if the model is
             not built, has no penalty, or does not suit the policy: one that needs exact
-            zeros, and no `Proximal`. At the end of the first epoch, if the policy needs
+            zeros, and no `Proximal`; or if another callback has the same policy,
+            granularity and pattern. At the end of the first epoch, if the policy needs
             validation data and there is none.
         TypeError: If an argument is of the wrong type.
 
@@ -136,7 +142,9 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         self._known = _nothing
         self._units: dict[str, list] = {}
         self._ratios: list[list[float]] = []
-        self._batches = self._before_epoch = self._epoch = 0
+        self._batches = self._before_epoch = self._epoch = self._step = 0
+        self._fit: Any = None
+        self._validated: float | None = None
         self._fresh = self._resumed = self._warned = False
         self._logs: dict[str, float] = {}
 
@@ -151,23 +159,36 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self.policy.set_state(copy.deepcopy(self._initial))
             self._known = weakref.ref(model)
         super().set_model(model)
+        known = self._known_ratios()
         self._units = units_of(model, self.granularity, self.pattern)
-        self._ratios = [_ratios(members) for members in self._units.values()]
+        self._ratios = [_ratios(members, known) for members in self._units.values()]
         if self.policy.needs_exact_zeros:
             self._check_exact_zeros(model)
         self.policy.check(model, self._units)
-        self.__dict__.pop("_meter", None)  # the new one takes its place in the step
         self._meter = Meter(model, self._units, self.policy.needs)
         needs_loss = {"data_loss", "val_data_loss"} & set(self.policy.needs_logs)
         self._data_loss = DataLoss.of(model) if needs_loss else None
-        name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
-        SavedState(self._get_state, self._set_state).hang_on(model, name)
+        self._hang_on(model)
         self._batches, self._logs = 0, {}
         self._fresh, self._warned, self._resumed = True, False, False
 
+    def _hang_on(self, model):
+        """Be saved with the model; refuse a second callback of the same name."""
+        name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
+        other = SavedState.on(model, name)
+        self._fit = getattr(model, "history", None)  # one for each fit
+        rival = None if other is None or other.owner is self else other.owner
+        if rival is not None and self._fit and rival._fit is self._fit:
+            raise ValueError(
+                "Invalid value for argument `pattern`. Expected different patterns of "
+                f"two callbacks with {type(self.policy).__name__} in one `fit`, so "
+                f"that each weight has one. Received: pattern={self.pattern!r} twice"
+            )
+        SavedState(self).hang_on(model, name)
+
     def on_train_begin(self, logs=None):
         """Take up a saved state, if one was given."""
-        if self.resume_from is None:
+        if self.resume_from is None or self._resumed:
             return
         optimizer = self.model.optimizer
         if not optimizer.built:
@@ -184,31 +205,42 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         """Start to measure; set the first strengths of a policy that knows them."""
         self._epoch, self._before_epoch = epoch, self._batches
         if self._data_loss is not None:
-            for training in (True, False):
-                self._data_loss.reset(training)
-        if not self._fresh:
-            return
-        self._fresh = False  # by now other callbacks have restored what they saved
+            self._data_loss.reset()
+        if self._fresh and not self._resumed:
+            self._step = batches_so_far(self.model.optimizer)
         if self.every == "epoch":
             steps = self.params.get("steps") or 1
             self._meter.start(max(steps // _SAMPLES, 1))
-        else:
+        elif self._fresh:  # by now other callbacks have restored what they saved
             self._meter.start(self.every, done=self._batches % self.every)
-        if self.policy.at_start:
+        if self._fresh and self.policy.at_start:
             self._update(epoch, {})
+        self._fresh = False
+
+    def on_test_begin(self, logs=None):
+        """Start to measure the validation loss."""
+        if self._data_loss is not None:
+            self._data_loss.reset(training=False)
+
+    def on_test_end(self, logs=None):
+        """Note the validation loss, before anybody evaluates anything else."""
+        if self._data_loss is not None:
+            self._validated = self._data_loss.read(training=False)
 
     def on_train_batch_end(self, batch, logs=None):
         """Ask the policy, if `every` batches have passed."""
         before, self._batches = self._batches, self._before_epoch + batch + 1
+        self._step += self._batches - before
         if self.every != "epoch" and self._batches // self.every > before // self.every:
-            self._update(self._epoch, {**self._logs, **(logs or {})})
+            logs = {**self._logs, **(logs or {})}
+            self._update(self._epoch, self._with_data_losses(logs))
 
     def on_epoch_end(self, epoch, logs=None):
         """Ask the policy, if it is asked after epochs, and log the strengths."""
         logs = {} if logs is None else logs
         self._logs = dict(logs)
         if self.every == "epoch":
-            self._update(epoch + 1, self._epoch_logs())
+            self._update(epoch + 1, self._with_data_losses(self._logs))
         for name, strength in self.strengths.items():
             logs[f"strength/{name}"] = strength
 
@@ -221,19 +253,27 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         missing = [name for name in self.policy.needs_logs if name not in logs]
         if missing:
             raise ValueError(self._missing(missing, logs))
+        if self._step < self.policy.burn_in:
+            return
         units = self._meter.read()
         if None in [getattr(u, n) for u in units.values() for n in self.policy.needs]:
             return  # no step was measured yet: gradients are being accumulated
+        if not self._meter.finite:
+            self._warn()
+            return
         for name, extra in self.policy.measure(self.model, self._units).items():
             units[name].extra = extra
-        step = int(ops.cast(self.model.optimizer.iterations, "int64"))
-        state = State(units, step=step, epoch=epoch, logs=logs)
+        state = State(units, step=self._step, epoch=epoch, logs=logs)
         strengths = next_strengths(
             self.policy, state, self.min_strength, self.max_strength
         )
         if strengths is not None:
             self._set(strengths)
-        elif not self._warned:
+        else:
+            self._warn()
+
+    def _warn(self):
+        if not self._warned:
             self._warned = True
             warnings.warn(
                 f"A number that {type(self.policy).__name__} needs or returned is NaN "
@@ -247,23 +287,32 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self._units.items(), self._ratios, strict=True
         ):
             if strengths[name] != before[name]:
+                strength = self._bounded(strengths[name], ratios)
                 for weight, ratio in zip(members, ratios, strict=True):
-                    weight.regularizer.strength = strengths[name] * ratio
-        if self.verbose and strengths != before:
-            shown = ", ".join(f"{name} {s:.3g}" for name, s in strengths.items())
+                    weight.regularizer.strength = strength * ratio
+        if self.verbose and self.strengths != before:
+            shown = ", ".join(f"{name} {s:.3g}" for name, s in self.strengths.items())
             print(f"{type(self.policy).__name__}: {shown}")
 
-    def _epoch_logs(self):
-        """The metrics of the epoch, with the losses without penalties if needed."""
-        logs, wanted = dict(self._logs), self.policy.needs_logs
+    def _bounded(self, strength, ratios):
+        """The strength of a unit with which all of its penalties are within bounds."""
+        positive = [ratio for ratio in ratios if ratio > 0]
+        strength = max(strength, self.min_strength / min(positive))
+        return min(strength, self.max_strength / max(positive))
+
+    def _with_data_losses(self, logs):
+        """Logs with the losses without penalties, if they are needed."""
+        logs = dict(logs)
         for name, training in (("data_loss", True), ("val_data_loss", False)):
             total = name.replace("data_", "")
-            if name not in wanted or total not in logs:
+            if name not in self.policy.needs_logs or total not in logs:
                 continue
+            value = None
             if self._data_loss is not None:
-                logs[name] = self._data_loss.read(training)
-            else:  # a `compute_loss` of the user's own
-                logs[name] = logs[total] - sum(added_losses(self.model))
+                value = self._data_loss.read() if training else self._validated
+            if value is None:  # the steps are the user's own
+                value = logs[total] - sum(added_losses(self.model))
+            logs[name] = value
         return logs
 
     def _missing(self, missing, logs):
@@ -299,30 +348,65 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
                 f"penalties that have a proximal map. Received: {have}"
             )
 
-    def _get_state(self):
+    def get_state(self):
+        """What is saved with the model."""
         weights = [weight for members in self._units.values() for weight in members]
         return {
+            "units": list(self._units),
             "strengths": [weight.regularizer.strength for weight in weights],
             "ratios": self._ratios,
             "batches": self._batches,
+            "step": self._step,
             "policy": self.policy.get_state(),
         }
 
-    def _set_state(self, state):
+    def set_state(self, state):
+        """Take back what was saved; of other units, nothing."""
         weights = [weight for members in self._units.values() for weight in members]
+        shape = [len(ratios) for ratios in state["ratios"]]
+        if shape != [len(members) for members in self._units.values()]:
+            warnings.warn(
+                f"The strengths that were saved, of {state['units']}, are not "
+                f"restored: now {list(self._units)} are tuned.",
+                stacklevel=2,
+            )
+            return
         for weight, strength in zip(weights, state["strengths"], strict=True):
             weight.regularizer.strength = strength
         self._ratios, self._batches = state["ratios"], state["batches"]
-        self.policy.set_state(state["policy"])
+        self._step = state["step"]
+        names = dict(zip(state["units"], self._units, strict=True))
+        self.policy.set_state(_renamed(state["policy"], names))
         self._resumed = True
+
+    def _known_ratios(self):
+        members = [weight for each in self._units.values() for weight in each]
+        ratios = [ratio for each in self._ratios for ratio in each]
+        return {id(w): r for w, r in zip(members, ratios, strict=True)}
+
+
+def batches_so_far(optimizer):
+    """How many batches an optimizer has been given, in earlier calls of `fit` too."""
+    while getattr(optimizer, "inner_optimizer", None) is not None:
+        optimizer = optimizer.inner_optimizer
+    # `iterations` counts updates, where batches are accumulated.
+    return int(ops.cast(optimizer._iterations, "int64"))
+
+
+def _renamed(state, names):
+    """What a policy remembers, under the present names of the units."""
+    if isinstance(state, dict):
+        return {names.get(k, k): _renamed(v, names) for k, v in state.items()}
+    return [_renamed(v, names) for v in state] if isinstance(state, list) else state
 
 
 def _nothing():
     return None
 
 
-def _ratios(members):
-    """Each weight's strength relative to the unit's; all alike if they are all 0."""
+def _ratios(members, known):
+    """Each weight's strength relative to the unit's; if all are 0, as it was before."""
     whole = unit_strength(members)
-    strengths = [weight.regularizer.strength for weight in members]
-    return [strength / whole if whole else 1.0 for strength in strengths]
+    if not whole:
+        return [known.get(id(weight), 1.0) for weight in members]
+    return [weight.regularizer.strength / whole for weight in members]

@@ -89,15 +89,21 @@ def _not_finite(record):
     for name in ("data_loss", "loss", "penalty", "kl", "val_data_loss", "val_loss"):
         if name in record:
             epochs, values = record.curve(name)
-            bad = epochs[~np.isfinite(values)]
-            if bad.size:
-                found[name] = bad[0]
+            bad = ~np.isfinite(values)
+            if bad.any():
+                start = epochs[bad][0]
+                stays = bad[np.argmax(bad) :].all()
+                found[name] = (
+                    start,
+                    f"from epoch {start} on" if stays else (f"in epoch {start}"),
+                )
     if not found:
         return []
-    name = min(found, key=found.__getitem__)  # of several, the first in the order above
+    # Of several, the first in the order above.
+    name = min(found, key=lambda name: found[name][0])
     where = "the validation data" if name.startswith("val_") else "the data"
     return [
-        f"`{name}` is NaN or infinite from epoch {found[name]} on. Look for NaN in "
+        f"`{name}` is NaN or infinite {found[name][1]}. Look for NaN in "
         f"{where}, lower the learning rate, or clip the gradient (`clipnorm`)."
     ]
 
@@ -127,8 +133,15 @@ def _too_strong(record, baseline):
         return []
     if not (train.hardly_fell and validation.hardly_fell):
         return []
-    if baseline is not None and _best(record) <= _best(baseline) * (1 + _RISE):
-        return []
+    if baseline is not None:
+        theirs = _best(baseline)
+        if _best(record) <= theirs + _RISE * abs(theirs):
+            return []
+    if "penalty" in record and not _is_sparse(record, names[0]):
+        # Where training has ended, its gradient is the data's, however weak it is.
+        weight = _recent(record.curve("penalty")[1])
+        if weight < _WEAK * abs(_recent(train.values)):
+            return []
     return [
         f"Both losses hardly fell in {len(record)} epochs: "
         f"{_blame(record, names[0])} is likely too strong. {_REMEDY}"
@@ -225,7 +238,7 @@ def _against_baseline(record, baseline):
     if baseline is None:
         return []
     ours, theirs = _best(record), _best(baseline)
-    if not ours > theirs + max(_RISE * abs(theirs), 0.0):
+    if not ours > theirs + _RISE * abs(theirs):
         return []
     ranked = _ranked(record, "gradient_ratio")
     first = f", that of `{next(iter(ranked))}` first" if ranked else ""
@@ -320,6 +333,10 @@ def _leading(record):
     zeros = _last(record, "sparsity")
     sparse = [name for name, zero in zeros.items() if zero >= _SPARSE]
     return names + [name for name in sparse if name not in names]
+
+
+def _is_sparse(record, name):
+    return _last(record, "sparsity").get(name, 0.0) >= _SPARSE
 
 
 def _blame(record, name):

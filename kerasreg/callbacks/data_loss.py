@@ -10,7 +10,8 @@ class DataLoss:
     """The mean of the data loss over the batches since the last reading.
 
     It listens to `model.compute_loss`: what that returns, in training and in
-    validation, without the penalties and other added losses. Once it is part of traced
+    validation, without the penalties and other added losses, which one of the user's
+    own is taken to add. Once it is part of traced
     steps it stays there, so that the next `fit` is not traced again.
 
     Args:
@@ -51,9 +52,7 @@ class DataLoss:
         mean = self._means[training]
         return float(mean.result()) if float(ops.sum(mean.count)) else None
 
-    def _compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+    def _compute_loss(self, *args, **kwargs):
         model, added = self._model, []
 
         def aggregate(extra):
@@ -63,16 +62,22 @@ class DataLoss:
         original = model._aggregate_additional_loss
         model._aggregate_additional_loss = aggregate
         try:
-            loss = self._original(
-                x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-            )
+            loss = self._original(*args, **kwargs)
         finally:
             del model._aggregate_additional_loss
         if loss is not None:
-            replicas = model.distribute_strategy.num_replicas_in_sync
-            examples = next(i for i in tree.flatten(x) if i is not None)
-            self._means[bool(training)].update_state(
-                ops.cast(loss - sum(added), "float32") * replicas,
-                sample_weight=ops.shape(examples)[0],
-            )
+            if not added:  # a `compute_loss` of the user's own adds them by itself
+                added = [ops.sum(extra) for extra in model.losses]
+            self._add(loss - sum(added), *args, **kwargs)
         return loss
+
+    def _add(
+        self, loss, x=None, y=None, y_pred=None, sample_weight=None, training=True, **_
+    ):
+        data = [t for t in tree.flatten([y_pred, x, y]) if t is not None]
+        if not data or not len(data[0].shape):
+            return
+        replicas = self._model.distribute_strategy.num_replicas_in_sync
+        self._means[bool(training)].update_state(
+            ops.cast(loss, "float32") * replicas, sample_weight=ops.shape(data[0])[0]
+        )

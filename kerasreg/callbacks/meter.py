@@ -21,11 +21,13 @@ class Meter:
         model: The compiled and built `keras.Model`.
         units: Dict from the name of each unit to the list of its weights.
         fields: Names of the fields of `Unit` to fill in.
+
+    Attributes:
+        finite: Whether all weights were finite numbers at the last reading.
     """
 
     def __init__(self, model, units, fields=()):
-        self.units, self.fields = units, tuple(fields)
-        self._model = model
+        self.units, self.fields, self.finite = units, tuple(fields), True
         self._weights = [weight for members in units.values() for weight in members]
         self._slot = None
         if set(self.fields) & {"gradient_norm", "penalty_gradient_norm"}:
@@ -48,12 +50,12 @@ class Meter:
             done: How many steps of the first interval are done already.
         """
         if self._slot is not None:
-            self._slot.start(interval, self._model.optimizer, done)
+            self._slot.start(interval, done)
 
     def stop(self):
         """Measure no gradients any more."""
         if self._slot is not None:
-            self._slot.start(0, self._model.optimizer)
+            self._slot.stop()
 
     def read(self):
         """Measure.
@@ -65,7 +67,8 @@ class Meter:
         Returns:
             A dict from the name of each unit to its `Unit`.
         """
-        table = np.asarray(self._graph(), dtype=float) if self.fields else None
+        table = np.asarray(self._graph(), dtype=float)
+        self.finite = bool(np.isfinite(table[:, 1]).all())
         steps = self._slot.read()[self._rows] if self._slot is not None else None
         units, first = {}, 0
         for name, members in self.units.items():
@@ -75,8 +78,7 @@ class Meter:
                 strength=unit_strength(members),
                 size=sum(math.prod(weight.shape) for weight in members),
             )
-            if table is not None:
-                self._fill(units[name], table[rows].sum(axis=0))
+            self._fill(units[name], table[rows].sum(axis=0))
             if steps is not None:
                 self._fill_gradients(units[name], steps[rows])
         return units
@@ -85,7 +87,7 @@ class Meter:
         zeros, square, penalty = row
         values = {
             "sparsity": zeros / unit.size,
-            "norm": math.sqrt(square),
+            "norm": math.sqrt(square) if square >= 0 else square,
             "penalty": penalty,
         }
         for name in values.keys() & set(self.fields):

@@ -40,8 +40,9 @@ class RegularizationMonitor(keras.callbacks.Callback):
       `norm/<unit>`, ‖w‖₂; `sparsity/<unit>`, the share of exact zeros;
       `group_sparsity/<unit>`, the share of groups that are zero as a whole: those of
       the penalty if it has groups, else units and filters (the last axis);
-      `gradient_ratio/<unit>`, ‖∇h‖/‖∇L‖ of the penalty h over that of the data loss L,
-      root mean squares over some batches of the epoch. Where it is far below 1 the
+      `gradient_ratio/<unit>`, ‖∇h‖/‖∇L‖ of the penalty h over that of the rest of the
+      loss, L (the data loss, and penalties on activities if there are any), root mean
+      squares over some batches of the epoch. Where it is far below 1 the
       penalty hardly matters, and near and above 1 it leads. A unit that has
       divergences only has the strength and the ratio.
 
@@ -135,6 +136,7 @@ class RegularizationMonitor(keras.callbacks.Callback):
         self._data_loss = DataLoss.of(model)
         self._validated, self._measuring = None, False
         self._own: set[str] = set()
+        self._ratios: dict[str, float] = {}
         self._table = None if self.csv is None else Table(self.csv)
         events = self.tensorboard
         self._events = None if events is None else EventFiles(events)
@@ -250,8 +252,11 @@ class RegularizationMonitor(keras.callbacks.Callback):
             members = self._units[name]
             values = {"strength": unit.strength, **_zeros(members)}
             if unit.gradient_norm is not None:
-                ratio = _ratio(unit.penalty_gradient_norm, unit.gradient_norm)
-                values["gradient_ratio"] = ratio
+                self._ratios[name] = _ratio(
+                    unit.penalty_gradient_norm, unit.gradient_norm
+                )
+            if name in self._ratios:  # the last one, while gradients are accumulated
+                values["gradient_ratio"] = self._ratios[name]
             found.update({f"{key}/{name}": value for key, value in values.items()})
         return found
 

@@ -9,7 +9,7 @@ from keras import ops
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import Penalty
 
-_probes: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_NAME = "_kerasreg_probe"
 
 
 class Probe:
@@ -46,19 +46,21 @@ class Probe:
             if inner is None:
                 break
             optimizer = inner
-        probe = _probes.get(optimizer)
+        probe = getattr(optimizer, _NAME, None)
         if probe is not None and probe._fits(model):
             return probe
         if probe is not None:
             probe._remove()
-        _probes[optimizer] = cls(model, optimizer, proximal)
-        return _probes[optimizer]
+        probe = cls(model, optimizer, proximal)
+        object.__setattr__(optimizer, _NAME, probe)  # past Keras's tracking
+        return probe
 
     def claim(self, owner):
         """Give someone a slot to measure in, before the step is traced.
 
         Args:
-            owner: The object that asks; the slot is free when it is gone.
+            owner: The object that asks; the slot is free when it is gone, or has
+                stopped.
 
         Returns:
             A `Slot`.
@@ -69,7 +71,7 @@ class Probe:
                 return slot
         model = self._model()
         with model.distribute_strategy.scope():
-            self._slots.append(Slot(owner, len(self.weights)))
+            self._slots.append(Slot(owner, len(self.weights), self._optimizer))
         model.train_function = None  # to be traced with it
         return self._slots[-1]
 
@@ -103,7 +105,7 @@ class Probe:
             raw = [gradient for gradient, _ in pairs]
         gradients = {id(v): g for v, g in zip(variables, raw, strict=True)}
         for slot in self._slots:
-            due = slot.due(self._optimizer)
+            due = slot.due()
             if replicas == 1:
                 ops.cond(
                     due,
@@ -145,31 +147,41 @@ class Probe:
 class Slot:
     """What is measured for one who asks: the sums, and which steps are due."""
 
-    def __init__(self, owner, size):
-        self.owner = weakref.ref(owner)
+    def __init__(self, owner, size, optimizer):
+        self.owner: Any = weakref.ref(owner)
+        self._optimizer = optimizer
         self._interval = _variable((), "int32", "interval")
         self._start = _variable((), "int32", "start")
         self._sums = _variable((max(size, 1), 4), "float32", "sums")
 
-    def due(self, optimizer):
+    def due(self):
         """Whether this step is to be measured, a tensor."""
-        steps = optimizer.gradient_accumulation_steps or 1
+        steps = self._optimizer.gradient_accumulation_steps or 1
         interval = ops.reshape(self._interval, ())
-        number = ops.cast(optimizer._iterations, "int32") + 1 - self._start
+        number = self._batches() + 1 - self._start
         # The first update at or after each multiple of the interval.
         first = ops.less(ops.mod(number, ops.maximum(interval, 1)), steps)
         return ops.logical_and(ops.greater(interval, 0), first)
+
+    def _batches(self):
+        """Batches so far; `iterations` counts updates, if batches are accumulated."""
+        return ops.cast(self._optimizer._iterations, "int32")
 
     def add(self, rows):
         """Add what was measured in a step."""
         self._sums.assign_add(rows)
         return ops.zeros(())
 
-    def start(self, interval, optimizer, done=0):
-        """Measure every `interval`-th step from now on, or none if it is 0."""
-        self._start.assign(ops.cast(optimizer.iterations, "int32") - done)
+    def start(self, interval, done=0):
+        """Measure every `interval`-th step from now on."""
+        self._start.assign(self._batches() - done)
         self._interval.assign(interval)
         self._sums.assign(ops.zeros(self._sums.shape))
+
+    def stop(self):
+        """Measure no more, and be free for somebody else."""
+        self._interval.assign(0)
+        self.owner = _nobody
 
     def read(self):
         """The sums since the last reading, an array with a row a weight."""
@@ -183,6 +195,10 @@ def wide(w):
     w = ops.reshape(w, w.shape)
     double = keras.backend.standardize_dtype(w.dtype) == "float64"
     return w if double else ops.cast(w, "float32")
+
+
+def _nobody():
+    return None
 
 
 def _is(one, other):

@@ -15,13 +15,13 @@ class SavedState(keras.losses.Loss):
     layer's attribute to Keras, so `model.losses`, weights and config are as they were.
 
     Args:
-        get: Callable that returns a dict that JSON can hold.
-        put: Callable that takes it back.
+        owner: Object with `get_state`, which returns a dict that JSON can hold, and
+            `set_state`, which takes it back.
     """
 
-    def __init__(self, get, put):
+    def __init__(self, owner):
         super().__init__(name="saved_state")
-        self._get, self._put = get, put
+        self.owner = owner
 
     def hang_on(self, model, name):
         """Be saved with this model, in place of what it has under this name.
@@ -30,18 +30,28 @@ class SavedState(keras.losses.Loss):
             model: A `keras.Model`.
             name: String.
         """
-        object.__setattr__(model, f"_kerasreg_{name}", self)
+        object.__setattr__(model, _attribute(name), self)
+
+    @staticmethod
+    def on(model, name):
+        """What hangs on a model under this name, or `None`."""
+        return model.__dict__.get(_attribute(name))
 
     def save_own_variables(self, store):
         """Write the numbers as the bytes of their JSON text: a store takes arrays."""
-        text = json.dumps(self._get())
+        text = json.dumps(self.owner.get_state())
         store["state"] = np.frombuffer(text.encode(), dtype="uint8")
 
     def load_own_variables(self, store):
         """Read them, if the file has them."""
         if "state" in store:
-            self._put(json.loads(bytes(np.asarray(store["state"])).decode()))
+            text = bytes(np.asarray(store["state"])).decode()
+            self.owner.set_state(json.loads(text))
 
     def call(self, y_true, y_pred):
         """Nothing: it is no loss of the model."""
         return 0.0
+
+
+def _attribute(name):
+    return f"_kerasreg_{name}"

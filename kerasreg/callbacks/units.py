@@ -28,7 +28,8 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
 
     Returns:
         A dict from the name of each unit to the list of its weights. The name is the
-        layer's (and the weight's), with the whole path only where that is not unique.
+        layer's (and the weight's). Where several have it, those of the models and
+        layers that it lies in come first, and a number last if that does not do.
 
     Raises:
         ValueError: If no weight is left, or `granularity` is unknown.
@@ -47,10 +48,15 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
         for weight in model.trainable_weights
         if isinstance(weight.regularizer, Penalty)
     ]
-    layers = _names((layer, layer.name) for layer, _ in weights)
-    names = _names((w, f"{layers[id(layer)]}/{w.name}") for layer, w in weights)
+    layers = _names({id(layer): (layer.name, long) for (layer, long), _ in weights})
+    names = _names(
+        {
+            id(w): (f"{layers[id(layer)]}/{w.name}", f"{layers[id(layer)]}/{w.path}")
+            for (layer, _), w in weights
+        }
+    )
     units: dict[str, list] = {}
-    for layer, weight in weights:
+    for (layer, _), weight in weights:
         called = layers[id(layer)], names[id(weight)], weight.path
         if pattern is None or any(fnmatch.fnmatchcase(n, pattern) for n in called):
             unit = {"layer": called[0], "weight": called[1], "model": "model"}
@@ -62,19 +68,35 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
 
 
 def _layer(owner, ancestors):
-    """The layer that a user knows: a recurrent layer rather than its cell."""
-    recurrent = [layer for layer in ancestors if isinstance(layer, keras.layers.RNN)]
-    return recurrent[-1] if recurrent else owner
+    """The layer that a user knows, and its name with those of what it lies in.
+
+    A recurrent layer rather than its cell. Keras's paths do not do: those of layers in
+    functional models do not name the model, and are others after loading.
+    """
+    line = [*ancestors, owner]
+    recurrent = [i for i, each in enumerate(line) if isinstance(each, keras.layers.RNN)]
+    line = line[: recurrent[-1] + 1] if recurrent else line
+    return line[-1], "/".join(layer.name for layer in line)
 
 
-def _names(pairs):
-    """A name for each thing: the short one where only one of them has it."""
-    things = {id(thing): (thing, short) for thing, short in pairs}
-    counts = collections.Counter(short for _, short in things.values())
-    return {
-        key: short if counts[short] == 1 else thing.path
-        for key, (thing, short) in things.items()
-    }
+def _names(candidates):
+    """A name for each of several things.
+
+    Args:
+        candidates: Dict from a key to a short and a long name.
+
+    Returns:
+        A dict from each key to the short name if no other has it, else the long one,
+        with a number from the second that has it on.
+    """
+    shared = collections.Counter(short for short, _ in candidates.values())
+    seen: collections.Counter[str] = collections.Counter()
+    names = {}
+    for key, (short, long) in candidates.items():
+        name = short if shared[short] == 1 else long
+        seen[name] += 1
+        names[key] = name if seen[name] == 1 else f"{name}#{seen[name]}"
+    return names
 
 
 def _nothing(model, weights, pattern):

@@ -19,7 +19,8 @@ class Unit:
         size: Number of weights.
         sparsity: Share of the weights that are exactly zero.
         norm: `‖w‖₂`.
-        gradient_norm: `‖∇L‖₂`, where `L` is the data loss on the last batch.
+        gradient_norm: `‖∇L‖₂`, where `L` is the loss of a batch without the penalties
+            on weights (penalties on activities are part of it).
         penalty_gradient_norm: `‖∇h‖₂` of the penalty as it is added to the loss.
         penalty: The penalty as it is added to the loss.
         extra: What the policy's own `measure` returned for them: numbers by name.
@@ -82,6 +83,7 @@ class Policy:
             have to have a proximal map and the optimizer to be `Proximal`.
         every: When a callback applies it unless told otherwise: `"epoch"`, or a
             number of batches.
+        burn_in: Number of batches before which a callback does not ask it.
         at_start: Whether a callback applies it before the first batch, too. Then it
             must need nothing that is measured.
 
@@ -99,6 +101,7 @@ class Policy:
     needs_logs: tuple[str, ...] = ()
     needs_exact_zeros = False
     every: str | int = "epoch"
+    burn_in: float = 0
     at_start = False
 
     def update(self, state):

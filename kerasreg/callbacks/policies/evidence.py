@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from kerasreg.callbacks.policies.base import Policy, check_share
 from kerasreg.callbacks.policies.curvature import Exact
@@ -191,10 +191,6 @@ class Evidence(Policy):
         """
         if self._key != _key(model, units):
             self.check(model, units)
-        if self.burn_in and ops.convert_to_numpy(model.optimizer.iterations) < (
-            self.burn_in
-        ):
-            return {}
         x, y, weight = self._data
         error, *sums = self._curvature.sums(x, y, weight, self.batch_size)
         rows = len(tree.flatten(x)[0])
@@ -225,7 +221,7 @@ class Evidence(Policy):
     def update(self, state):
         """MacKay's update, or back where the evidence has fallen: see the class."""
         units = state.units
-        if state.step < self.burn_in or not units:
+        if state.step < self.burn_in or not any(u.extra for u in units.values()):
             return {}
         noise, evidence = _evidence(units)
         self.noise_variance, self.log_evidence = noise, evidence
