@@ -182,10 +182,13 @@ class Attack:
     def get_config(self):
         """The constructor's arguments."""
         layer = getattr(self.on, "name", self.on)
+        bounds = _plain(self.bounds)
+        if isinstance(bounds, list):  # JSON makes lists of pairs, too
+            bounds = [_EACH, *bounds]
         return {
             "eps": self.eps,
             "norm": self.norm,
-            "bounds": _plain(self.bounds),
+            "bounds": bounds,
             "scale": _plain(self.scale),
             "mask": _plain(self.mask),
             "on": layer,
@@ -195,10 +198,7 @@ class Attack:
     @classmethod
     def from_config(cls, config):
         """Make the attack of `get_config`."""
-        config = dict(config)
-        if isinstance(config.get("bounds"), list):  # a pair, as JSON has it
-            config["bounds"] = tuple(config["bounds"])
-        return cls(**config)
+        return cls(**{**config, "bounds": _pairs(config.get("bounds"))})
 
     def __repr__(self):
         given = {k: v for k, v in self.get_config().items() if v is not None}
@@ -207,6 +207,7 @@ class Attack:
 
 
 _SLACK = 1e-5  # of inputs that are rescaled to their bounds
+_EACH = "each input"
 
 
 def _entry(values: Any, key):
@@ -237,6 +238,15 @@ def _plain(values):
     if isinstance(values, tuple | list):
         return type(values)(_plain(value) for value in values)
     return values.tolist() if isinstance(values, np.ndarray) else values
+
+
+def _pairs(bounds):
+    """Bounds from a config, in which pairs may have become lists."""
+    if isinstance(bounds, dict):
+        return {key: _pairs(pair) for key, pair in bounds.items()}
+    if isinstance(bounds, list) and bounds[0] == _EACH:
+        return [_pairs(pair) for pair in bounds[1:]]
+    return tuple(bounds) if isinstance(bounds, list) else bounds
 
 
 def _check_norm(norm):

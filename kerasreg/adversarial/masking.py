@@ -164,9 +164,9 @@ def _reach(attack, x):
     longest = 0.0
     for key, value in attacked(x):
         place = attack.place(key)
-        if place["bounds"] is None:
+        low, high = place["bounds"] or (-np.inf, np.inf)
+        if not np.all(np.isfinite([np.min(low), np.max(high)])):
             return _UNBOUNDED * attack.eps
-        low, high = place["bounds"]
         scale = 1.0 if place["scale"] is None else place["scale"]
         widths = np.broadcast_to((high - low) / scale, tuple(value.shape[1:]))
         order = {"inf": np.inf, "2": 2, "1": 1}[attack.norm]

@@ -1,5 +1,6 @@
 """Several inputs and outputs, text, and what is not accepted."""
 
+import json
 import re
 
 import keras
@@ -47,6 +48,26 @@ def test_bounds_for_each_input():
     assert moved["b"].min() < 0
     with pytest.raises(ValueError, match="outside of them"):
         attack(model, {**x, "a": x["a"] + 1}, y)
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        (0.0, 1.0),
+        (np.zeros(3), 2.0),
+        {"a": (0.0, 1.0), "b": (np.zeros(3), np.ones(3))},
+        [(0.0, 1.0), (0.0, 2.0), None],
+    ],
+)
+def test_bounds_survive_json(bounds):
+    attack = Noise(0.1, bounds=bounds)
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(attack)))
+    for other in (
+        keras.saving.deserialize_keras_object(config),
+        Noise.from_config(json.loads(json.dumps(attack.get_config()))),
+    ):
+        assert repr(other) == repr(attack)
+        assert type(other.bounds) is type(attack.bounds)
 
 
 def test_outputs_are_weighted_as_their_losses_are():
