@@ -15,7 +15,7 @@ import tensorflow as tf
 from kerasreg.layers import BayesianDense
 from kerasreg.uncertainty import predict
 
-SIZES, INPUTS = (784, 800, 800, 10), 10_000
+SIZES, INPUTS = (784, 800, 800, 10), 2_000
 SAMPLES, ROUNDS = 100, 3
 
 

@@ -10,11 +10,15 @@ from keras import ops
 
 from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.callbacks.meter import Meter, added_losses, unit_strength
-from kerasreg.callbacks.policies.base import Policy, State, next_strengths
+from kerasreg.callbacks.policies.base import (
+    Policy,
+    State,
+    check_every,
+    check_needs,
+    next_strengths,
+)
 from kerasreg.callbacks.saved_state import SavedState
-from kerasreg.callbacks.units import GRANULARITIES, units_of
-from kerasreg.optimizers import Proximal
-from kerasreg.optimizers.solve import check_count
+from kerasreg.callbacks.units import GRANULARITIES, check_exact_zeros, units_of
 from kerasreg.regularizers.base import check_number
 
 # How often gradients are measured in an epoch, for a policy that is asked after it.
@@ -73,17 +77,16 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
     Raises:
         ValueError: If an argument is out of range. When `fit` begins, if the model is
             not built, has no penalty, or does not suit the policy: one that needs exact
-            zeros, and no `Proximal`; or if another callback has the same policy,
-            granularity and pattern. At the end of the first epoch, if the policy needs
-            validation data and there is none.
+            zeros, and no `Proximal`; or if another callback tunes the same weights. At
+            the end of the first epoch, if the policy needs validation data and there
+            is none.
         TypeError: If an argument is of the wrong type.
 
     Example:
 
     >>> import keras
     >>> from kerasreg.callbacks import LayerwiseAdaptiveLambda, TargetSparsity
-    >>> from kerasreg.optimizers import Proximal
-    >>> from kerasreg.regularizers import L1
+    >>>     >>> from kerasreg.regularizers import L1
     >>> keras.utils.set_random_seed(0)
     >>> x = keras.random.normal((64, 10), seed=0)
     >>> layer = keras.layers.Dense(1, kernel_regularizer=L1(1e-3), name="head")
@@ -120,7 +123,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             )
         self.policy = policy
         every = policy.every if every is None else every
-        self.every = every if every == "epoch" else check_count("every", every)
+        self.every = check_every(every)
+        check_needs(policy)
         self.granularity, self.pattern = granularity, pattern
         self.min_strength = check_number("min_strength", min_strength)
         self.max_strength = check_number("max_strength", max_strength, above=0.0)
@@ -163,7 +167,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         self._units = units_of(model, self.granularity, self.pattern)
         self._ratios = [_ratios(members, known) for members in self._units.values()]
         if self.policy.needs_exact_zeros:
-            self._check_exact_zeros(model)
+            check_exact_zeros(model, self._units, type(self.policy).__name__)
         self.policy.check(model, self._units)
         self._meter = Meter(model, self._units, self.policy.needs)
         needs_loss = {"data_loss", "val_data_loss"} & set(self.policy.needs_logs)
@@ -173,17 +177,20 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         self._fresh, self._warned, self._resumed = True, False, False
 
     def _hang_on(self, model):
-        """Be saved with the model; refuse a second callback of the same name."""
-        name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
-        other = SavedState.on(model, name)
+        """Be saved with the model; refuse another callback on the same weights."""
         self._fit = getattr(model, "history", None)  # one for each fit
-        rival = None if other is None or other.owner is self else other.owner
-        if rival is not None and self._fit and rival._fit is self._fit:
-            raise ValueError(
-                "Invalid value for argument `pattern`. Expected different patterns of "
-                f"two callbacks with {type(self.policy).__name__} in one `fit`, so "
-                f"that each weight has one. Received: pattern={self.pattern!r} twice"
-            )
+        mine = {id(w) for members in self._units.values() for w in members}
+        for other in SavedState.all_on(model):
+            theirs = [w for members in other._units.values() for w in members]
+            both = [w.path for w in theirs if id(w) in mine]
+            if other is not self and self._fit and other._fit is self._fit and both:
+                raise ValueError(
+                    "Invalid value for argument `pattern`. Expected patterns with "
+                    "which each weight is tuned by one callback of a `fit`. Received: "
+                    f"pattern={self.pattern!r} and pattern={other.pattern!r}, which "
+                    f"both fit {both}"
+                )
+        name = f"{type(self.policy).__name__}_{self.granularity}_{self.pattern or ''}"
         SavedState(self).hang_on(model, name)
 
     def on_train_begin(self, logs=None):
@@ -327,26 +334,6 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             f"{policy} needs the metrics {missing}. Expected a model compiled with "
             f"them. Received: metrics {sorted(logs)}"
         )
-
-    def _check_exact_zeros(self, model):
-        smooth = [
-            weight.path
-            for members in self._units.values()
-            for weight in members
-            if not weight.regularizer.has_prox
-        ]
-        optimizer = model.optimizer
-        while optimizer is not None and not isinstance(optimizer, Proximal):
-            optimizer = getattr(optimizer, "inner_optimizer", None)
-        if smooth or optimizer is None:
-            have = f"penalties without a proximal map on {smooth}"
-            if not smooth:
-                have = f"optimizer={type(model.optimizer).__name__}"
-            raise ValueError(
-                f"{type(self.policy).__name__} needs weights that reach exact zeros. "
-                "Expected a model compiled with kerasreg.optimizers.Proximal, and "
-                f"penalties that have a proximal map. Received: {have}"
-            )
 
     def get_state(self):
         """What is saved with the model."""

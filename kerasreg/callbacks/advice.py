@@ -181,7 +181,9 @@ def _overfitting(record):
     verb = "falls" if train.end < train.smooth[validation.lowest] else "stands still"
     ranked = _ranked(record, "gradient_ratio")
     remedy = "Add a penalty"
-    if ranked:
+    if any(_changed(record, f"strength/{name}", epochs[0]) for name in ranked):
+        remedy = "Give the policy that sets the strengths a stronger aim"
+    elif ranked:
         *_, weakest = ranked
         remedy = f"Raise the strength of `{weakest}`"
         if len(ranked) > 1:
@@ -238,7 +240,7 @@ def _against_baseline(record, baseline):
     if baseline is None:
         return []
     ours, theirs = _best(record), _best(baseline)
-    if not ours > theirs + _RISE * abs(theirs):
+    if not math.isfinite(ours) or not ours > theirs + _RISE * abs(theirs):
         return []
     ranked = _ranked(record, "gradient_ratio")
     first = f", that of `{next(iter(ranked))}` first" if ranked else ""

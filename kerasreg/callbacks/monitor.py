@@ -9,10 +9,10 @@ from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.callbacks.meter import Meter
 from kerasreg.callbacks.probe import wide
 from kerasreg.callbacks.record import Record
-from kerasreg.callbacks.units import GRANULARITIES, units_of
+from kerasreg.callbacks.units import GRANULARITIES, is_proximal, makes_zeros, units_of
 from kerasreg.callbacks.writers import EventFiles, Table
-from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import Penalty
+from kerasreg.regularizers.attach import check_built_model
 from kerasreg.regularizers.divergence import Divergence
 
 # How often gradients are measured in an epoch.
@@ -31,7 +31,7 @@ class RegularizationMonitor(keras.callbacks.Callback):
     * `data_loss`, `val_data_loss`: the losses without penalties, and
       `gap = val_data_loss - data_loss`. Keras's `loss` contains the penalties, so it
       cannot be compared between models, nor watched while strengths change: let
-      EarlyStopping watch `val_data_loss`;
+      `EarlyStopping("val_data_loss", mode="min")`, behind it in the list, watch that;
     * `penalty`: what the penalties on weights add to the loss at that moment, and
       `penalty/<weight>` its parts; `kl` and `kl/<weight>`: the same of the divergences
       of noisy layers, which `penalty` leaves out. `data_loss` is the mean over the
@@ -71,14 +71,14 @@ class RegularizationMonitor(keras.callbacks.Callback):
 
     Raises:
         ValueError: If `granularity` is unknown, or `baseline` is no history; when `fit`
-            begins, if the pattern fits no weight with a penalty.
+            begins, if the model is not built, or the pattern fits no weight with a
+            penalty.
 
     Example:
 
     >>> import keras
     >>> from kerasreg.callbacks import RegularizationMonitor
-    >>> from kerasreg.optimizers import Proximal
-    >>> from kerasreg.regularizers import L1
+    >>>     >>> from kerasreg.regularizers import L1
     >>> keras.utils.set_random_seed(0)
     >>> x = keras.random.normal((64, 10), seed=0)
     >>> layer = keras.layers.Dense(1, kernel_regularizer=L1(5.0), name="head")
@@ -126,6 +126,7 @@ class RegularizationMonitor(keras.callbacks.Callback):
     def set_model(self, model):
         """Find the penalties, and have the steps measure gradients and data loss."""
         super().set_model(model)
+        check_built_model(model)
         self._penalized = _penalized(model)
         self._units, self._meter = {}, None  # a new meter takes the place of the old
         tunable = [isinstance(w.regularizer, Penalty) for w in self._penalized.values()]
@@ -213,14 +214,15 @@ class RegularizationMonitor(keras.callbacks.Callback):
         shrunk = [
             name
             for name, members in self._units.items()
-            if any(map(_makes_zeros, members))
+            if any(w.regularizer.strength and makes_zeros(w) for w in members)
             and _zeros(members)["sparsity"] < _SOME_ZEROS
         ]
-        if not shrunk or _is_proximal(self.model.optimizer):
+        if not shrunk or is_proximal(self.model.optimizer):
             return []
+        has = "have" if len(shrunk) > 1 else "has"
         return [
-            f"{named(shrunk)} has no exact zeros, and will have none: under a plain "
-            f"{optimizer} its penalty only shrinks. Compile the model with "
+            f"{named(shrunk)} {has} no exact zeros, and will have none: under a plain "
+            f"{optimizer} penalties only shrink. Compile the model with "
             f"kerasreg.optimizers.Proximal({optimizer}(...))."
         ]
 
@@ -309,21 +311,6 @@ def _inside_group(weight):
             return penalty.group_axes(weight)
         penalty = getattr(penalty, "penalty", None)
     return tuple(range(len(weight.shape) - 1))
-
-
-def _makes_zeros(weight):
-    """Whether the proximal map of its penalty takes small weights to exact zeros."""
-    penalty = weight.regularizer
-    if _kind(weight) == "kl" or not penalty.has_prox or not penalty.strength:
-        return False
-    small = ops.full(weight.shape, 1e-6)
-    return not ops.convert_to_numpy(penalty.prox(small, 1.0)).any()
-
-
-def _is_proximal(optimizer):
-    while optimizer is not None and not isinstance(optimizer, Proximal):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer is not None
 
 
 def _ratio(above, below):

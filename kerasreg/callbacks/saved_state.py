@@ -30,12 +30,12 @@ class SavedState(keras.losses.Loss):
             model: A `keras.Model`.
             name: String.
         """
-        object.__setattr__(model, _attribute(name), self)
+        object.__setattr__(model, f"_kerasreg_{name}", self)
 
-    @staticmethod
-    def on(model, name):
-        """What hangs on a model under this name, or `None`."""
-        return model.__dict__.get(_attribute(name))
+    @classmethod
+    def all_on(cls, model):
+        """The owners of all that hang on a model."""
+        return [v.owner for v in vars(model).values() if isinstance(v, cls)]
 
     def save_own_variables(self, store):
         """Write the numbers as the bytes of their JSON text: a store takes arrays."""
@@ -51,7 +51,3 @@ class SavedState(keras.losses.Loss):
     def call(self, y_true, y_pred):
         """Nothing: it is no loss of the model."""
         return 0.0
-
-
-def _attribute(name):
-    return f"_kerasreg_{name}"

@@ -1,10 +1,13 @@
 """Which weights of a model share one strength, and what they are called."""
 
 import collections
+import copy
 import fnmatch
 
 import keras
+from keras import ops
 
+from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import Penalty
 from kerasreg.regularizers.attach import check_built_model, separate
 from kerasreg.regularizers.sites import find_owners
@@ -65,6 +68,55 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
     if not units:
         raise ValueError(_nothing(model, weights, pattern))
     return units
+
+
+def makes_zeros(weight):
+    """Whether the proximal map of a weight's penalty takes small numbers to zero.
+
+    Args:
+        weight: `keras.Variable` with a `Penalty`.
+    """
+    penalty = weight.regularizer
+    if not penalty.has_prox:
+        return False
+    if not penalty.strength:
+        penalty = copy.copy(penalty)
+        penalty.strength = 1.0
+    return not ops.convert_to_numpy(
+        penalty.prox(ops.full(weight.shape, 1e-9), 1.0)
+    ).any()
+
+
+def is_proximal(optimizer):
+    """Whether an optimizer is, or has within, a `Proximal`."""
+    while optimizer is not None and not isinstance(optimizer, Proximal):
+        optimizer = getattr(optimizer, "inner_optimizer", None)
+    return optimizer is not None
+
+
+def check_exact_zeros(model, units, policy):
+    """Raise unless the weights of all units can reach exact zeros.
+
+    Args:
+        model: The compiled `keras.Model`.
+        units: Dict from the name of each unit to the list of its weights.
+        policy: What needs them, a name.
+    """
+    smooth = [
+        weight.path
+        for members in units.values()
+        for weight in members
+        if not makes_zeros(weight)
+    ]
+    if smooth or not is_proximal(model.optimizer):
+        have = f"penalties that make no zeros on {smooth}"
+        if not smooth:
+            have = f"optimizer={type(model.optimizer).__name__}"
+        raise ValueError(
+            f"{policy} needs weights that reach exact zeros. Expected a model compiled "
+            "with kerasreg.optimizers.Proximal, and penalties such as L1, whose "
+            f"proximal map makes them. Received: {have}"
+        )
 
 
 def _layer(owner, ancestors):

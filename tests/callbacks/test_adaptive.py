@@ -216,22 +216,26 @@ def test_a_metric_is_missing():
 
 def test_exact_zeros_are_needed():
     policy = Scale(1.0, needs_exact_zeros=True)
+    built = network(L1(), L1(), "adam")
     with pytest.raises(ValueError) as error:
-        fit(network(optimizer="adam"), LayerwiseAdaptiveLambda(policy))
+        fit(built, LayerwiseAdaptiveLambda(policy))
     start = (
         "Scale needs weights that reach exact zeros. Expected a model compiled with "
-        "kerasreg.optimizers.Proximal, and penalties that have a proximal map. "
+        "kerasreg.optimizers.Proximal, and penalties such as L1, whose proximal map "
+        "makes them. "
     )
     assert str(error.value) == start + "Received: optimizer=Adam"
-    built = network(Prior("StudentT", 0.01, df=3.0), optimizer=Proximal("adam"))
+    built = network(Prior("StudentT", 0.01, df=3.0), L1(0.0), Proximal("adam"))
     with pytest.raises(ValueError) as error:
         fit(built, LayerwiseAdaptiveLambda(policy))
     path = built.layers[1].kernel.path
     assert str(error.value) == (
-        start + f"Received: penalties without a proximal map on ['{path}']"
+        start + f"Received: penalties that make no zeros on ['{path}']"
     )
+    with pytest.raises(ValueError, match="make no zeros"):
+        fit(network(optimizer=Proximal("adam")), LayerwiseAdaptiveLambda(policy))  # L2
     scaled = keras.optimizers.LossScaleOptimizer(Proximal("sgd"))
-    fit(network(optimizer=scaled), LayerwiseAdaptiveLambda(policy))
+    fit(network(L1(), ElasticNet(0.1, 0.1), scaled), LayerwiseAdaptiveLambda(policy))
 
 
 def test_no_penalty():
@@ -254,6 +258,31 @@ def test_a_strength_that_is_no_number(factor):
     assert message == (
         "A number that Scale needs or returned is NaN or infinite: all strengths stay "
         "as they are."
+    )
+
+
+@pytest.mark.parametrize(
+    ("returned", "kind"),
+    [
+        (None, TypeError),
+        (0.1, TypeError),
+        ({"out": "0.1"}, ValueError),
+        ({"out": [0.1]}, TypeError),
+        ({"out": -1.0}, ValueError),
+        ({"outt": 0.1}, ValueError),
+    ],
+    ids=str,
+)
+def test_what_a_policy_returns(returned, kind):
+    class Wrong(Policy):
+        def update(self, state):
+            return returned
+
+    with pytest.raises(kind) as error:
+        fit(network(), LayerwiseAdaptiveLambda(Wrong()))
+    assert str(error.value) == (
+        "Invalid result of `Wrong.update`. Expected a dict from some of the units "
+        f"['hidden', 'out'] to non-negative numbers. Received: {returned!r}"
     )
 
 
@@ -289,7 +318,25 @@ def test_a_loss_that_is_no_number():
             "`max_strength`. Received: min_strength=2.0, max_strength=1.0",
         ),
         ({"every": 0}, ValueError, None),
-        ({"every": "batch"}, TypeError, None),
+        (
+            {"every": "batch"},
+            ValueError,
+            'Invalid value for argument `every`. Expected "epoch" or a number of '
+            "batches. Received: every='batch'",
+        ),
+        (
+            {"policy": Scale(needs="norm")},
+            ValueError,
+            "Invalid value for `Scale.needs`. Expected a tuple of some of ['strength', "
+            "'size', 'sparsity', 'norm', 'gradient_norm', 'penalty_gradient_norm', "
+            "'penalty']. Received: needs='norm'",
+        ),
+        (
+            {"policy": Scale(needs_logs="loss")},
+            ValueError,
+            "Invalid value for `Scale.needs_logs`. Expected a tuple of names of "
+            "metrics. Received: needs_logs='loss'",
+        ),
         ({"max_strength": 0.0}, ValueError, None),
     ],
 )

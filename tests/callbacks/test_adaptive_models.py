@@ -326,10 +326,11 @@ def test_two_callbacks_of_one_kind():
         with pytest.raises(ValueError) as error:
             fit(built, *both)
         fit(built, both[0])
+    paths = [layer.kernel.path for layer in built.layers[1:]]
     assert str(error.value) == (
-        "Invalid value for argument `pattern`. Expected different patterns of two "
-        "callbacks with TargetSparsity in one `fit`, so that each weight has one. "
-        "Received: pattern=None twice"
+        "Invalid value for argument `pattern`. Expected patterns with which each "
+        "weight is tuned by one callback of a `fit`. Received: pattern=None and "
+        f"pattern=None, which both fit {paths}"
     )
 
 

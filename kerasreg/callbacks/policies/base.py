@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from kerasreg.optimizers.solve import check_count
 from kerasreg.regularizers.base import check_number
 
 
@@ -170,26 +171,46 @@ def next_strengths(policy, state, lowest=0.0, highest=math.inf):
         are to stay, and the policy remembers nothing of this update.
 
     Raises:
-        ValueError: If the policy returned a unit that is not in the state.
+        ValueError: If the policy returned a unit that is not in the state, or a
+            negative number.
+        TypeError: If it returned no dict of numbers.
     """
     if not all(map(_finite, _needed(policy, state))):
         return None
     before = policy.get_state()
     updated = policy.update(state)
-    unknown = [name for name in updated if name not in state.units]
-    if unknown:
-        raise ValueError(
-            f"Invalid result of `{type(policy).__name__}.update`. Expected strengths "
-            f"of the units {list(state.units)}. Received: {unknown}"
-        )
+    updated = _checked(policy, updated, state.units)
     if not all(map(_finite, updated.values())):
         policy.set_state(before)
         return None
     strengths = {name: unit.strength for name, unit in state.units.items()}
     strengths.update(
-        {name: min(max(float(s), lowest), highest) for name, s in updated.items()}
+        {name: min(max(s, lowest), highest) for name, s in updated.items()}
     )
     return strengths
+
+
+def _checked(policy, updated, units):
+    """What `update` returned, as floats."""
+    expected = f"a dict from some of the units {list(units)} to non-negative numbers"
+    message = (
+        f"Invalid result of `{type(policy).__name__}.update`. Expected {expected}. "
+        f"Received: {updated!r}"
+    )
+    if not isinstance(updated, dict):
+        raise TypeError(message)
+    try:
+        numbers = {name: float(strength) for name, strength in updated.items()}
+    except (TypeError, ValueError):
+        raise TypeError(message) from None
+    strings = any(isinstance(strength, str) for strength in updated.values())
+    if (
+        strings
+        or not numbers.keys() <= units.keys()
+        or any(strength < 0 for strength in numbers.values())
+    ):
+        raise ValueError(message)
+    return numbers
 
 
 def _needed(policy, state):
@@ -213,3 +234,30 @@ def check_share(name, value):
             f"Received: {name}={value!r}"
         )
     return number
+
+
+def check_every(every):
+    """Check when a policy is to be asked: `"epoch"`, or a number of batches."""
+    if isinstance(every, str) and every != "epoch":
+        raise ValueError(
+            'Invalid value for argument `every`. Expected "epoch" or a number of '
+            f"batches. Received: every={every!r}"
+        )
+    return every if every == "epoch" else check_count("every", every)
+
+
+def check_needs(policy):
+    """Refuse a policy that says it needs what nobody measures."""
+    fields = [f.name for f in dataclasses.fields(Unit) if f.name != "extra"]
+    for attribute, expected in (
+        ("needs", f"a tuple of some of {fields}"),
+        ("needs_logs", "a tuple of names of metrics"),
+    ):
+        names = getattr(policy, attribute)
+        good = isinstance(names, tuple | list)
+        good = good and all(isinstance(name, str) for name in names)
+        if not good or (attribute == "needs" and not set(names) <= set(fields)):
+            raise ValueError(
+                f"Invalid value for `{type(policy).__name__}.{attribute}`. Expected "
+                f"{expected}. Received: {attribute}={names!r}"
+            )
