@@ -288,9 +288,8 @@ def test_policy_two_devices(case, two_cpus):
 
 
 @policies
-@pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
-def test_policy_backup(case, tmp_path, first):
-    contract.policies.check_backup(case, tmp_path, first)
+def test_policy_backup(case, tmp_path):
+    contract.policies.check_backup(case, tmp_path)
 
 
 @policies

@@ -4,7 +4,6 @@ import json
 
 import keras
 import numpy as np
-import pytest
 
 from kerasreg.callbacks import LayerwiseAdaptiveLambda, State, Unit
 from kerasreg.callbacks.policies.base import next_strengths
@@ -89,9 +88,8 @@ class Stop(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("first", [True, False])
-def check_backup(case: Case, path, first):
-    """An interrupted `fit` goes on as if it had not been, whatever the order."""
+def check_backup(case: Case, path):
+    """An interrupted `fit` goes on as if it had not been."""
     straight = _fit(
         _model(case),
         [LayerwiseAdaptiveLambda(case.make(), every=_every(case))],
@@ -104,7 +102,7 @@ def check_backup(case: Case, path, first):
             keras.callbacks.BackupAndRestore(path),
         ]
         try:
-            history = _fit(model, (both if first else both[::-1]) + interrupt, epochs=4)
+            history = _fit(model, both + interrupt, epochs=4)
         except KeyboardInterrupt:
             assert interrupt
     assert len(history["strength/hidden"]) == 2
