@@ -148,14 +148,16 @@ COSTLY = {
         False,
     ),
     "Hypergradient": (
-        adaptive(lambda t, v: callbacks.Hypergradient(t, v, batch_size=BATCH)),
+        adaptive(
+            lambda t, v: callbacks.Hypergradient(t, v, batch_size=BATCH, burn_in=0)
+        ),
         False,
         False,
     ),
     "Hypergradient, first order": (
         adaptive(
             lambda t, v: callbacks.Hypergradient(
-                t, v, batch_size=BATCH, mode="first_order"
+                t, v, batch_size=BATCH, burn_in=0, mode="first_order"
             )
         ),
         False,
