@@ -220,7 +220,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self._meter.start(max(steps // _SAMPLES, 1))
         elif self._fresh:  # by now other callbacks have restored what they saved
             self._meter.start(self.every, done=self._batches % self.every)
-        if self._fresh and self.policy.at_start:
+        if self._fresh and self.policy.at_start and not self._resumed:
             self._update(epoch, {})
         self._fresh = False
 
