@@ -47,15 +47,24 @@ class Problem:
             (space,) = self.spaces
             return ops.cast(space.unscaled(deltas[0]), space.dtype)
         pairs = zip(self.spaces, deltas, strict=True)
-        changed = iter(space.inputs(delta) for space, delta in pairs)
-        return tree.map_structure(lambda x: next(changed) if real(x) else x, self.x)
+        return self._replaced(space.inputs(delta) for space, delta in pairs)
 
     def predict(self, deltas):
-        """What the model returns for perturbed inputs, in inference mode."""
+        """What the model returns for perturbed inputs, in inference mode.
+
+        They are within their bounds up to rounding: at a bound that is clipped, no
+        gradient would come through.
+        """
         if self._layer is None:
-            return self.model(self.inputs(deltas), training=False)
+            pairs = zip(self.spaces, deltas, strict=True)
+            x = self._replaced(space.moved(delta) for space, delta in pairs)
+            return self.model(x, training=False)
         with hooks.perturbed(self._layer, self.inputs(deltas)):
             return self.model(self.x, training=False)
+
+    def _replaced(self, changed):
+        changed = iter(changed)
+        return tree.map_structure(lambda x: next(changed) if real(x) else x, self.x)
 
     def losses(self, deltas):
         """What is to be raised, of each example: a tensor (batch,)."""

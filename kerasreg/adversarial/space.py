@@ -36,26 +36,35 @@ class Space:
         given = [("bounds", low), ("bounds", high), ("scale", scale), ("mask", mask)]
         for name, array in given:
             _check_shape(name, array, tuple(x.shape[1:]))
-        self._scale, self._mask = scale, mask
-        self._bounds = None
+        self._scale, self._mask, self._bounds = scale, mask, bounds
+        # How far it may go down and up.
+        self._reach = None
         if bounds is not None:
-            self._bounds = (
-                ops.minimum(self.x, ops.convert_to_tensor(low, self.x.dtype)),
-                ops.maximum(self.x, ops.convert_to_tensor(high, self.x.dtype)),
-            )
+            gaps = [self._tensor(bound) - self.x for bound in bounds]
+            if scale is not None:
+                gaps = [gap / self._tensor(scale) for gap in gaps]
+            self._reach = ops.minimum(gaps[0], 0.0), ops.maximum(gaps[1], 0.0)
+            if norm == "inf":  # the ball at once
+                down, up = self._reach
+                self._reach = ops.maximum(down, -eps), ops.minimum(up, eps)
+
+    def moved(self, delta):
+        """The perturbed input, within the bounds up to rounding."""
+        return ops.cast(self.x + self.unscaled(delta), self.dtype)
 
     def inputs(self, delta):
-        """The perturbed input."""
+        """The perturbed input, within the bounds."""
         moved = self.x + self.unscaled(delta)
         if self._bounds is not None:
-            moved = ops.clip(moved, *self._bounds)
+            low, high = (self._tensor(bound) for bound in self._bounds)
+            # An entry that is out of them may stay.
+            low, high = ops.minimum(low, self.x), ops.maximum(high, self.x)
+            moved = ops.clip(moved, low, high)
         return ops.cast(moved, self.dtype)
 
     def unscaled(self, delta):
         """A perturbation in the units of the input."""
-        if self._scale is None:
-            return delta
-        return delta * ops.convert_to_tensor(self._scale, delta.dtype)
+        return delta if self._scale is None else delta * self._tensor(self._scale)
 
     def constrain(self, delta):
         """An allowed perturbation: `delta` clipped to the bounds, then projected.
@@ -63,20 +72,18 @@ class Space:
         The projection moves every entry towards 0, so that it stays within the bounds.
         """
         delta = self.masked(delta)
-        if self._bounds is not None:
-            moved = ops.clip(self.x + self.unscaled(delta), *self._bounds) - self.x
-            if self._scale is not None:
-                moved = moved / ops.convert_to_tensor(self._scale, delta.dtype)
-            delta = moved
+        if self._reach is not None:
+            delta = ops.clip(delta, *self._reach)
+            if self.norm == "inf":
+                return delta
         return geometry.project(delta, self.eps, self.norm)
 
     def climb(self, delta, gradient, step):
         """Go a step of the length `step` up the gradient, then constrain."""
         slope, free = self.masked(gradient), None
-        if self._bounds is not None and self.norm == "1":
-            low, high = self._bounds
-            place = self.x + self.unscaled(delta)
-            free = ops.where(slope > 0, place < high, place > low)
+        if self._reach is not None and self.norm == "1":
+            down, up = self._reach
+            free = ops.where(slope > 0, delta < up, delta > down)
         move = geometry.ascent(slope, self.norm, free)
         return self.constrain(delta + ops.cast(step, delta.dtype) * move)
 
@@ -88,6 +95,9 @@ class Space:
     def probe(self, length):
         """A Euclidean ball of that radius, with this scale and mask, without bounds."""
         return Space(self.x, length, "2", None, self._scale, self._mask)
+
+    def _tensor(self, array):
+        return ops.convert_to_tensor(array, self.x.dtype)
 
     def masked(self, delta):
         """A perturbation with zeros where the mask is false."""
