@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from kerasreg.callbacks.data_loss import DataLoss
-from kerasreg.callbacks.meter import Meter, added_losses, unit_strength
+from kerasreg.callbacks.meter import Meter, Setter, added_losses, unit_strength
 from kerasreg.callbacks.policies.base import (
     Policy,
     State,
@@ -170,6 +170,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             check_exact_zeros(model, self._units, type(self.policy).__name__)
         self.policy.check(model, self._units)
         self._meter = Meter(model, self._units, self.policy.needs)
+        self._setter = Setter([w for members in self._units.values() for w in members])
         needs_loss = {"data_loss", "val_data_loss"} & set(self.policy.needs_logs)
         self._data_loss = DataLoss.of(model) if needs_loss else None
         self._hang_on(model)
@@ -275,7 +276,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self.policy, state, self.min_strength, self.max_strength
         )
         if strengths is not None:
-            self._set(strengths)
+            self._set(strengths, {name: u.strength for name, u in units.items()})
         else:
             self._warn()
 
@@ -288,16 +289,15 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
                 stacklevel=2,
             )
 
-    def _set(self, strengths):
-        before = self.strengths
-        for (name, members), ratios in zip(
-            self._units.items(), self._ratios, strict=True
-        ):
-            if strengths[name] != before[name]:
-                strength = self._bounded(strengths[name], ratios)
-                for weight, ratio in zip(members, ratios, strict=True):
-                    weight.regularizer.strength = strength * ratio
-        if self.verbose and self.strengths != before:
+    def _set(self, strengths, before):
+        if strengths == before:
+            return
+        numbers = []
+        for strength, ratios in zip(strengths.values(), self._ratios, strict=True):
+            strength = self._bounded(strength, ratios)
+            numbers += [strength * ratio for ratio in ratios]
+        self._setter(numbers)
+        if self.verbose:
             shown = ", ".join(f"{name} {s:.3g}" for name, s in self.strengths.items())
             print(f"{type(self.policy).__name__}: {shown}")
 

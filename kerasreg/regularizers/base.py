@@ -254,3 +254,13 @@ _LARGEST = float(np.finfo("float32").max)
 def shortest(value):
     """The float with the fewest digits that is the same float32 as `value`."""
     return float(str(np.float32(value)))
+
+
+def strength_variable(penalty):
+    """The variable that holds the strength of a penalty.
+
+    Args:
+        penalty: A `Penalty`; of an `Anchored` it is that of the penalty within.
+    """
+    inner = getattr(penalty, "penalty", None)
+    return penalty._strength if inner is None else strength_variable(inner)

@@ -9,6 +9,7 @@ from keras import ops
 from kerasreg.optimizers.objective import Objective
 from kerasreg.random import uniform
 from kerasreg.regularizers import Penalty
+from kerasreg.regularizers.base import strength_variable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +168,9 @@ class Implicit:
         for penalty, zero, above, below in rows:
             pinned = ops.zeros_like(zero)
             if isinstance(penalty, Penalty):
-                strength = ops.cast(ops.reshape(_strength(penalty), ()), above.dtype)
+                strength = ops.cast(
+                    ops.reshape(strength_variable(penalty), ()), above.dtype
+                )
                 pinned = zero & (above - below > _JUMP * strength)
             free.append(ops.cast(ops.logical_not(pinned), above.dtype))
         return free
@@ -194,7 +197,9 @@ class Implicit:
         found: dict[int, tuple] = {}
         for factor, members in zip(factors, self._units.values(), strict=True):
             # One penalty object may be that of several weights.
-            own = {id(s): s for s in (_strength(v.regularizer) for v in members)}
+            own = {
+                id(s): s for s in (strength_variable(v.regularizer) for v in members)
+            }
             for key, strength in own.items():
                 _, value = found.get(key, (None, strength.value))
                 found[key] = strength, value * factor
@@ -227,12 +232,6 @@ _GROWTH = 1 + 1e-4  # of a vector whose length only rounding changes
 
 def _signature(units):
     return [(name, [id(v) for v in members]) for name, members in units.items()]
-
-
-def _strength(penalty):
-    """The variable that holds the strength of a penalty."""
-    inner = getattr(penalty, "penalty", None)  # of an Anchored
-    return penalty._strength if inner is None else _strength(inner)
 
 
 def _hessian_product(objective, weights, vector):

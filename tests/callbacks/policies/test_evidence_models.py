@@ -221,7 +221,7 @@ def test_penalties_that_are_no_gaussian(penalty):
             "loss=<LossFunctionWrapper(<function mean_squared_error",
         ),
     ],
-    ids=str,
+    ids=["mae", "sum"],
 )
 def test_losses_that_are_no_likelihood(loss, received):
     message = raised(ValueError, lambda: measure(net(loss=loss)))
