@@ -243,8 +243,8 @@ def test_a_fit_under_too_little(capsys):
 def test_a_fit_with_an_l1_that_makes_no_zeros():
     (line,) = _fit(L1(0.02), keras.optimizers.Adam(0.01), 20)
     assert line == (
-        "`hidden` has no exact zeros, and will have none: under a plain Adam its "
-        "penalty only shrinks. Compile the model with "
+        "`hidden` has no exact zeros, and will have none: under a plain Adam "
+        "penalties only shrink. Compile the model with "
         "kerasreg.optimizers.Proximal(Adam(...))."
     )
 
