@@ -167,7 +167,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         self._units = units_of(model, self.granularity, self.pattern)
         self._ratios = [_ratios(members, known) for members in self._units.values()]
         if self.policy.needs_exact_zeros:
-            check_exact_zeros(model, self._units, type(self.policy).__name__)
+            set_by_it = {n: w for n, w in self._units.items() if self.policy.sets(n)}
+            check_exact_zeros(model, set_by_it, type(self.policy).__name__)
         self.policy.check(model, self._units)
         self._meter = Meter(model, self._units, self.policy.needs)
         self._setter = Setter([w for members in self._units.values() for w in members])

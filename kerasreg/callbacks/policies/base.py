@@ -128,6 +128,14 @@ class Policy:
                 (`keras.Variable`), whose `regularizer` is their `Penalty`.
         """
 
+    def sets(self, name):
+        """Whether it ever sets the strength of this unit: all of them, by default.
+
+        Args:
+            name: Name of a unit.
+        """
+        return True
+
     def measure(self, model, units):
         """Hook, called before `update`: measure what no field of `Unit` holds.
 

@@ -146,6 +146,10 @@ class TargetSparsity(Policy):
         if isinstance(self.target, dict):
             check_names("target", self.target, units)
 
+    def sets(self, name):
+        """Whether the unit has a target."""
+        return not isinstance(self.target, dict) or name in self.target
+
     def get_state(self):
         """Of each unit, its gain and what it has seen of each side of the target."""
         return {"units": copy.deepcopy(self._memory)}
