@@ -26,6 +26,10 @@ from tests.positions import POSITIONS
 regularizers = pytest.mark.parametrize("case", PENALTIES, ids=str)
 optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 layers = pytest.mark.parametrize("case", LAYERS, ids=str)
+# Convolutions in one and three dimensions are those in two but for their shapes.
+planar = pytest.mark.parametrize(
+    "case", [case for case in LAYERS if not str(case).endswith(("1D", "3D"))], ids=str
+)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 metrics = pytest.mark.parametrize("case", METRICS, ids=str)
 policies = pytest.mark.parametrize("case", POLICIES, ids=str)
@@ -114,7 +118,15 @@ def test_regularizers_travel_to_another_process():
     assert done.stdout.decode().splitlines() == [f"{c} 0.25" for c in PENALTIES]
 
 
-@regularizers
+@pytest.mark.parametrize(  # one of each kind
+    "case",
+    [
+        case
+        for case in PENALTIES
+        if str(case) in ("ElasticNet", "GroupLasso", "Anchored")
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("position", POSITIONS, ids=str)
 def test_position(case, position):
     vectors = ("beta_regularizer", "bias_regularizer", "gamma_regularizer")
@@ -202,6 +214,17 @@ def test_regularizer_under_saved_optimizers(case, tmp_path):
         contract.layers.check_shapes,
         contract.layers.check_eager_graph_xla,
         contract.layers.check_noise,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_any_layer(case, check):
+    check(case)
+
+
+@planar
+@pytest.mark.parametrize(
+    "check",
+    [
         contract.layers.check_seed,
         contract.layers.check_one_example,
         contract.layers.check_gradients,
@@ -237,7 +260,7 @@ def test_layer_on_disk(case, check, tmp_path):
 
 
 @half
-@layers
+@planar
 @pytest.mark.parametrize(
     "check",
     [contract.layers.check_dtype_policy, contract.layer_models.check_half_precision],
@@ -247,7 +270,7 @@ def test_layer_half_precision(case, check, policy):
     check(case, policy)
 
 
-@layers
+@planar
 def test_layer_two_devices(case, two_cpus):
     contract.layer_models.check_two_devices(case, two_cpus)
 
