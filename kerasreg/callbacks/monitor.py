@@ -78,7 +78,8 @@ class RegularizationMonitor(keras.callbacks.Callback):
 
     >>> import keras
     >>> from kerasreg.callbacks import RegularizationMonitor
-    >>>     >>> from kerasreg.regularizers import L1
+    >>> from kerasreg.optimizers import Proximal
+    >>> from kerasreg.regularizers import L1
     >>> keras.utils.set_random_seed(0)
     >>> x = keras.random.normal((64, 10), seed=0)
     >>> layer = keras.layers.Dense(1, kernel_regularizer=L1(5.0), name="head")
