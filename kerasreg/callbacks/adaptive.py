@@ -92,9 +92,10 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
     >>> x = keras.random.normal((64, 10), seed=0)
     >>> layer = keras.layers.Dense(1, kernel_regularizer=L1(1e-3), name="head")
     >>> model = keras.Sequential([keras.Input((10,)), layer])
-    >>> model.compile(Proximal(keras.optimizers.Adam(0.05)), loss="mse")
-    >>> adaptive = LayerwiseAdaptiveLambda(TargetSparsity(0.5), every=4)
-    >>> history = model.fit(x, x[:, :1], epochs=60, verbose=0, callbacks=[adaptive])
+    >>> model.compile(Proximal(keras.optimizers.SGD(0.1)), loss="mse")
+    >>> y = keras.ops.matmul(x, keras.ops.reshape(keras.ops.arange(10.0), (10, 1)))
+    >>> adaptive = LayerwiseAdaptiveLambda(TargetSparsity(0.5))
+    >>> history = model.fit(x, y, 64, epochs=200, verbose=0, callbacks=[adaptive])
     >>> int(keras.ops.count_nonzero(layer.kernel))
     5
     """
