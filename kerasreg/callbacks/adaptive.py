@@ -1,6 +1,7 @@
 """The callback that lets a policy set the strength of each layer's penalty."""
 
 import copy
+import math
 import warnings
 import weakref
 from typing import Any
@@ -17,6 +18,7 @@ from kerasreg.callbacks.policies.base import (
     check_needs,
     next_strengths,
 )
+from kerasreg.callbacks.probe import wrapped
 from kerasreg.callbacks.saved_state import SavedState
 from kerasreg.callbacks.units import GRANULARITIES, check_exact_zeros, units_of
 from kerasreg.regularizers.base import check_number
@@ -136,8 +138,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
                 f"`max_strength`. Received: min_strength={min_strength!r}, "
                 f"max_strength={max_strength!r}"
             )
-        self._after_validation = any(n.startswith("val_") for n in policy.needs_logs)
-        if self._after_validation and self.every != "epoch":
+        after_validation = any(n.startswith("val_") for n in policy.needs_logs)
+        if after_validation and self.every != "epoch":
             raise ValueError(
                 'Invalid value for argument `every`. Expected "epoch": '
                 f"{type(policy).__name__} needs validation metrics, which there are "
@@ -145,7 +147,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             )
         self.resume_from, self.verbose = resume_from, verbose
         self._initial = copy.deepcopy(policy.get_state())
-        self._known = _nothing
+        self._known: Any = lambda: None
         self._units: dict[str, list] = {}
         self._ratios: list[list[float]] = []
         self._batches = self._before_epoch = self._epoch = self._step = 0
@@ -296,8 +298,11 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         if strengths == before:
             return
         numbers = []
-        for strength, ratios in zip(strengths.values(), self._ratios, strict=True):
-            strength = self._bounded(strength, ratios)
+        for (name, strength), ratios in zip(
+            strengths.items(), self._ratios, strict=True
+        ):
+            changed = strength != before[name]
+            strength = self._bounded(strength, ratios) if changed else math.nan
             numbers += [strength * ratio for ratio in ratios]
         self._setter(numbers)
         if self.verbose:
@@ -377,10 +382,8 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
 
 def batches_so_far(optimizer):
     """How many batches an optimizer has been given, in earlier calls of `fit` too."""
-    while getattr(optimizer, "inner_optimizer", None) is not None:
-        optimizer = optimizer.inner_optimizer
     # `iterations` counts updates, where batches are accumulated.
-    return int(ops.cast(optimizer._iterations, "int64"))
+    return int(ops.cast(wrapped(optimizer)[-1]._iterations, "int64"))
 
 
 def _renamed(state, names):
@@ -388,10 +391,6 @@ def _renamed(state, names):
     if isinstance(state, dict):
         return {names.get(k, k): _renamed(v, names) for k, v in state.items()}
     return [_renamed(v, names) for v in state] if isinstance(state, list) else state
-
-
-def _nothing():
-    return None
 
 
 def _ratios(members, known):

@@ -133,7 +133,8 @@ class Setter:
             for variable, strength in zip(
                 variables, ops.unstack(strengths, len(variables)), strict=True
             ):
-                variable.assign(strength)
+                kept = ops.reshape(variable, ())
+                variable.assign(ops.where(ops.isnan(strength), kept, strength))
 
         self._assign = assign
 
@@ -141,10 +142,11 @@ class Setter:
         """Set them.
 
         Args:
-            strengths: List of floats, one for each weight.
+            strengths: List of floats, one for each weight; NaN leaves it as it is.
         """
         for penalty, strength in zip(self._penalties, strengths, strict=True):
-            penalty._valid_strength(strength)
+            if not math.isnan(strength):
+                penalty._valid_strength(strength)
         self._assign(ops.convert_to_tensor(strengths, dtype="float32"))
 
 

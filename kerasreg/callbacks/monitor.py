@@ -7,9 +7,9 @@ from keras import ops
 from kerasreg.callbacks.advice import advice, named
 from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.callbacks.meter import Meter
-from kerasreg.callbacks.probe import wide
+from kerasreg.callbacks.probe import is_proximal, wide
 from kerasreg.callbacks.record import Record
-from kerasreg.callbacks.units import GRANULARITIES, is_proximal, makes_zeros, units_of
+from kerasreg.callbacks.units import GRANULARITIES, makes_zeros, units_of
 from kerasreg.callbacks.writers import EventFiles, Table
 from kerasreg.regularizers import Penalty
 from kerasreg.regularizers.attach import check_built_model

@@ -1,5 +1,6 @@
 """Measure gradients where the optimizer has them anyway, inside the traced step."""
 
+import operator
 import weakref
 from typing import Any
 
@@ -39,19 +40,13 @@ class Probe:
     @classmethod
     def of(cls, model):
         """The probe of a compiled model; a new one if it has none that fits."""
-        optimizer, proximal = model.optimizer, False
-        while optimizer is not None:
-            proximal = proximal or isinstance(optimizer, Proximal)
-            inner = getattr(optimizer, "inner_optimizer", None)
-            if inner is None:
-                break
-            optimizer = inner
+        optimizer = wrapped(model.optimizer)[-1]
         probe = getattr(optimizer, _NAME, None)
         if probe is not None and probe._fits(model):
             return probe
         if probe is not None:
             probe._remove()
-        probe = cls(model, optimizer, proximal)
+        probe = cls(model, optimizer, is_proximal(model.optimizer))
         object.__setattr__(optimizer, _NAME, probe)  # past Keras's tracking
         return probe
 
@@ -78,7 +73,9 @@ class Probe:
     def _fits(self, model):
         """Whether it measures the penalized weights of this model, no others."""
         now = [w for w in model.trainable_weights if isinstance(w.regularizer, Penalty)]
-        same = len(now) == len(self.weights) and all(map(_is, now, self.weights))
+        same = len(now) == len(self.weights) and all(
+            map(operator.is_, now, self.weights)
+        )
         return same and self._model() is model
 
     def _remove(self):
@@ -201,8 +198,21 @@ def _nobody():
     return None
 
 
-def _is(one, other):
-    return one is other
+def wrapped(optimizer):
+    """An optimizer and what it wraps, down to the one that updates the weights.
+
+    Args:
+        optimizer: A Keras optimizer.
+    """
+    line = [optimizer]
+    while getattr(line[-1], "inner_optimizer", None) is not None:
+        line.append(line[-1].inner_optimizer)
+    return line
+
+
+def is_proximal(optimizer):
+    """Whether an optimizer is, or has within, a `Proximal`."""
+    return any(isinstance(each, Proximal) for each in wrapped(optimizer))
 
 
 def _variable(shape, dtype, name):

@@ -7,7 +7,7 @@ import fnmatch
 import keras
 from keras import ops
 
-from kerasreg.optimizers import Proximal
+from kerasreg.callbacks.probe import is_proximal
 from kerasreg.regularizers import Penalty
 from kerasreg.regularizers.attach import check_built_model, separate
 from kerasreg.regularizers.sites import find_owners
@@ -85,13 +85,6 @@ def makes_zeros(weight):
     return not ops.convert_to_numpy(
         penalty.prox(ops.full(weight.shape, 1e-9), 1.0)
     ).any()
-
-
-def is_proximal(optimizer):
-    """Whether an optimizer is, or has within, a `Proximal`."""
-    while optimizer is not None and not isinstance(optimizer, Proximal):
-        optimizer = getattr(optimizer, "inner_optimizer", None)
-    return optimizer is not None
 
 
 def check_exact_zeros(model, units, policy):

@@ -140,6 +140,16 @@ def test_units_left_out_keep_theirs():
     np.testing.assert_allclose(strengths(built), [0.01, 0.3], rtol=1e-6)
 
 
+def test_units_left_out_are_not_bounded():
+    class One(Policy):
+        def update(self, state):
+            return {"out": 0.3}
+
+    built = network(L2(0.7), L2(0.1))
+    fit(built, LayerwiseAdaptiveLambda(One(), max_strength=0.5))
+    np.testing.assert_allclose(strengths(built), [0.7, 0.3], rtol=1e-6)
+
+
 def test_two_callbacks_tune_different_parts():
     built = network()
     history = fit(
