@@ -6,8 +6,7 @@ from keras import ops, tree
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
 from kerasreg.adversarial.problem import better_of, random_points
-from kerasreg.optimizers.solve import check_count
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 
 _RESTART = 1009  # between the seeds of two restarts: more than their own draws
 # A full random point of the L1 ball is dense, and sparse steps are long in undoing it.

@@ -6,7 +6,7 @@ from keras import ops
 from kerasreg import random
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.problem import better_of
-from kerasreg.optimizers.solve import check_count
+from kerasreg.regularizers.base import check_count
 
 
 @keras.saving.register_keras_serializable(package="kerasreg")

@@ -8,8 +8,7 @@ from kerasreg.adversarial import hooks
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
 from kerasreg.adversarial.problem import find_layer
-from kerasreg.optimizers.solve import check_count
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 
 OBJECTIVES = ("adversarial", "mixed", "trades", "vat")
 _LOGGED = {

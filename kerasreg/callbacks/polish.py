@@ -2,8 +2,8 @@
 
 import keras
 
-from kerasreg.optimizers.solve import check_count, solve
-from kerasreg.regularizers.base import check_number
+from kerasreg.optimizers.solve import solve
+from kerasreg.regularizers.base import check_count, check_number
 
 
 class Polish(keras.callbacks.Callback):

@@ -4,9 +4,8 @@ import math
 
 import keras
 
-from kerasreg.optimizers.solve import check_count
 from kerasreg.regularizers import penalties_of
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 from kerasreg.regularizers.divergence import Divergence
 
 SCHEDULES = ("linear", "sigmoid", "cyclical")

@@ -12,7 +12,7 @@ from kerasreg.optimizers import fista
 from kerasreg.optimizers.certificate import linear_model
 from kerasreg.optimizers.objective import Objective
 from kerasreg.optimizers.proximal import proximal_penalty
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 from kerasreg.regularizers.divergence import Divergence
 
 
@@ -311,28 +311,6 @@ def _check_weights(model):
                 "kerasreg.regularizers.L1 or ElasticNet.",
                 stacklevel=4,
             )
-
-
-def check_count(name, value):
-    """Check a positive integer argument and return it as an int.
-
-    Args:
-        name: Name of the argument, for the message.
-        value: What the user gave.
-
-    Raises:
-        TypeError: If it is not an integer.
-        ValueError: If it is less than 1.
-    """
-    message = (
-        f"Invalid value for argument `{name}`. Expected a positive integer. "
-        f"Received: {name}={value!r}"
-    )
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(message)
-    if value < 1:
-        raise ValueError(message)
-    return int(value)
 
 
 def _check_data(x, y, sample_weight):

@@ -248,6 +248,28 @@ def check_number(name, value, above=None):
     return number
 
 
+def check_count(name, value):
+    """Check a positive integer argument and return it as an int.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: What the user gave.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is less than 1.
+    """
+    message = (
+        f"Invalid value for argument `{name}`. Expected a positive integer. "
+        f"Received: {name}={value!r}"
+    )
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(message)
+    if value < 1:
+        raise ValueError(message)
+    return int(value)
+
+
 _LARGEST = float(np.finfo("float32").max)
 
 

@@ -4,8 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
-from kerasreg.optimizers.solve import check_count
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 
 
 @dataclasses.dataclass

@@ -10,8 +10,8 @@ from kerasreg.callbacks.policies.base import Policy, check_share
 from kerasreg.callbacks.policies.curvature import Exact
 from kerasreg.callbacks.policies.kronecker import Kronecker
 from kerasreg.callbacks.policies.likelihood import gaussian_of, likelihood_of, shares_of
-from kerasreg.optimizers.solve import _check_data, check_count
-from kerasreg.regularizers.base import check_number
+from kerasreg.optimizers.solve import _check_data
+from kerasreg.regularizers.base import check_count, check_number
 from kerasreg.regularizers.sites import find_owners
 
 CURVATURES = ("full", "block", "kronecker")

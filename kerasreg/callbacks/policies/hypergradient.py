@@ -8,8 +8,7 @@ from keras import ops, tree
 
 from kerasreg.callbacks.policies.base import Policy
 from kerasreg.callbacks.policies.implicit import Implicit
-from kerasreg.optimizers.solve import check_count
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 
 MODES = ("implicit", "conjugate_gradient", "first_order")
 
