@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "regularizers": _LEAVES,
     "optimizers": _CORE,
     "layers": _CORE,
-    "adversarial": _CORE | {"optimizers"},
+    "adversarial": _CORE,
     "uncertainty": _CORE | {"layers"},
     "callbacks": _CORE | {"optimizers"},
     "selection": _CORE | _MIDDLE,

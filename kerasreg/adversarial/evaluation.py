@@ -7,6 +7,7 @@ import numpy as np
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.judge import Judge
 from kerasreg.adversarial.masking import Check, masking_checks, strongest
+from kerasreg.extras import require
 
 _RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # times that of the attack
 
@@ -43,14 +44,7 @@ class RobustReport:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "This needs `pandas`, which is not installed. "
-                "Install it with: pip install pandas",
-                name="pandas",
-            ) from error
+        pd = require("pandas")
         rows = [("clean", 0.0, self.clean), ("all attacks", None, self.robust)]
         rows += [(name, None, value) for name, value in self.accuracy.items()]
         rows += [("curve", eps, value) for eps, value in self.curve.items()]

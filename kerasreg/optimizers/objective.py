@@ -67,7 +67,15 @@ class Objective:
         """
         x, y, sample_weight = self._data
         mapping = list(zip(self.variables, weights, strict=True))
-        with self._only_smooth(), keras.StatelessScope(mapping, collect_losses=True):
+        mapped = [
+            variable
+            for variable, penalty in zip(self.variables, self.penalties, strict=True)
+            if penalty is not None
+        ]
+        with (
+            without_penalties(mapped),
+            keras.StatelessScope(mapping, collect_losses=True),
+        ):
             y_pred = self.model(x, training=False)
             return self.model._compute_loss(x, y, y_pred, sample_weight, training=False)
 
@@ -83,20 +91,6 @@ class Objective:
             value, weights, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return value, [tf.convert_to_tensor(gradient) for gradient in gradients]
-
-    @contextlib.contextmanager
-    def _only_smooth(self):
-        """Context in which the weights have no penalties with a proximal map."""
-        pairs = list(zip(self.variables, self.penalties, strict=True))
-        for variable, penalty in pairs:
-            if penalty is not None:
-                variable.regularizer = None
-        try:
-            yield
-        finally:
-            for variable, penalty in pairs:
-                if penalty is not None:
-                    variable.regularizer = penalty
 
     def penalty(self, weights):
         """`h`, a scalar."""
@@ -123,3 +117,20 @@ class Objective:
             return ops.convert_to_tensor(array)
 
         return tree.map_structure(convert, data, none_is_leaf=False)
+
+
+@contextlib.contextmanager
+def without_penalties(variables):
+    """Context in which these weights have no regularizers.
+
+    Args:
+        variables: List of `keras.Variable`.
+    """
+    held = [(variable, variable.regularizer) for variable in variables]
+    try:
+        for variable, _ in held:
+            variable.regularizer = None
+        yield
+    finally:
+        for variable, regularizer in held:
+            variable.regularizer = regularizer

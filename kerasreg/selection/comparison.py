@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from kerasreg.extras import require
 from kerasreg.selection.support import kept_features
 
 
@@ -203,14 +204,7 @@ class Comparison:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError(
-                "This needs `pandas`, which is not installed. "
-                "Install it with: pip install pandas",
-                name="pandas",
-            ) from error
+        pd = require("pandas")
         rows = [dataclasses.asdict(row) for row in self.rows]
         frame = pd.DataFrame(rows).drop(columns="folds").set_index("name")
         share = [row.zeros_share for row in self.rows]

@@ -1,8 +1,8 @@
 """The loss of a model on data, without what was added to it."""
 
-import contextlib
-
 import keras
+
+from kerasreg.optimizers.objective import without_penalties
 
 _BATCH = 1024
 
@@ -32,7 +32,7 @@ def data_loss(model, x, y):
         4.0
     """
     total = 0.0
-    with _without_penalties(model):
+    with without_penalties(model.weights):
         for start in range(0, len(x), _BATCH):
             inputs = keras.ops.convert_to_tensor(x[start : start + _BATCH])
             targets = keras.ops.convert_to_tensor(y[start : start + _BATCH])
@@ -43,15 +43,3 @@ def data_loss(model, x, y):
             summed = getattr(model.loss, "reduction", None) == "sum"
             total += (float(loss) - added) * (1 if summed else len(inputs))
     return total / len(x)
-
-
-@contextlib.contextmanager
-def _without_penalties(model):
-    held = [(weight, weight.regularizer) for weight in model.weights]
-    try:
-        for weight, _ in held:
-            weight.regularizer = None
-        yield
-    finally:
-        for weight, regularizer in held:
-            weight.regularizer = regularizer

@@ -6,7 +6,7 @@ import dataclasses
 import keras
 from keras import ops
 
-from kerasreg.optimizers.objective import Objective
+from kerasreg.optimizers.objective import Objective, without_penalties
 from kerasreg.random import uniform
 from kerasreg.regularizers import Penalty
 from kerasreg.regularizers.base import strength_variable
@@ -138,7 +138,7 @@ class Implicit:
         def loss(weights):
             mapping = list(zip(objective.variables, weights, strict=True))
             with (
-                _without_penalties(objective.variables),
+                without_penalties(objective.variables),
                 keras.StatelessScope(mapping, collect_losses=True),
             ):
                 y_pred = model(x, training=False)
@@ -367,19 +367,6 @@ def _times(masks, vector):
 
 def _tiny(vector):
     return ops.cast(1e-30, vector[0].dtype)
-
-
-@contextlib.contextmanager
-def _without_penalties(variables):
-    """Context in which no weight has a regularizer."""
-    held = [(variable, variable.regularizer) for variable in variables]
-    try:
-        for variable, _ in held:
-            variable.regularizer = None
-        yield
-    finally:
-        for variable, regularizer in held:
-            variable.regularizer = regularizer
 
 
 @contextlib.contextmanager
