@@ -10,6 +10,7 @@ from keras import ops, tree
 
 from kerasreg.optimizers import fista
 from kerasreg.optimizers.certificate import linear_model
+from kerasreg.optimizers.data import rows_of
 from kerasreg.optimizers.objective import Objective
 from kerasreg.optimizers.proximal import proximal_penalty
 from kerasreg.regularizers.base import check_count, check_number
@@ -117,7 +118,7 @@ def solve(model, x, y, *, sample_weight=None, tol=1e-6, max_steps=10_000, verbos
     """
     tol = check_number("tol", tol, above=0.0)
     max_steps = check_count("max_steps", max_steps)
-    data = _check_data(x, y, sample_weight)
+    data = check_data(x, y, sample_weight)
     solver = _solver_of(model, data)
     solution = solver(data, tol, max_steps)
     if verbose:
@@ -313,38 +314,20 @@ def _check_weights(model):
             )
 
 
-def _check_data(x, y, sample_weight):
+def check_data(x, y, sample_weight):
     """The data as arrays of one common length."""
-    data = {"x": x, "y": y, "sample_weight": sample_weight}
-    lengths = {}
-    for name, value in data.items():
-        if value is None and name == "sample_weight":
-            continue
-        if isinstance(value, list) and all(map(np.isscalar, tree.flatten(value))):
-            value = np.asarray(value)
-        data[name] = tree.map_structure(_to_array, value)
-        arrays = tree.flatten(data[name])
-        if not arrays or any(not len(a.shape) or not _is_numeric(a) for a in arrays):
-            raise TypeError(
-                f"Invalid value for argument `{name}`. Expected numeric arrays with "
-                f"one row a sample. Received: {name} of type {type(value).__name__}"
-            )
-        lengths.update({f"{name}[{i}]": len(a) for i, a in enumerate(arrays)})
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+    data, lengths, wrong = rows_of(x, y, sample_weight)
+    if wrong is not None:
+        raise TypeError(
+            f"Invalid value for argument `{wrong[0]}`. Expected numeric arrays with "
+            f"one row a sample. Received: {wrong[0]} of type {wrong[1]}"
+        )
+    if lengths is not None:
         raise ValueError(
             "Invalid value for arguments `x`, `y` and `sample_weight`. Expected the "
             f"same positive number of samples in all. Received: {lengths}"
         )
-    return data["x"], data["y"], data["sample_weight"]
-
-
-def _to_array(value):
-    return value if ops.is_tensor(value) else np.asarray(value)
-
-
-def _is_numeric(array):
-    kind = str(getattr(array.dtype, "name", array.dtype))
-    return kind.startswith(("float", "bfloat", "int", "uint", "bool"))
+    return data
 
 
 def _not_finite(data):

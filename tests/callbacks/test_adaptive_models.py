@@ -212,52 +212,41 @@ def test_weights_that_are_no_numbers():
 # Resuming -----------------------------------------------------------------------------
 
 
-def test_gradients_of_an_epoch_are_resumed(tmp_path):
-    """Also if the interval of measuring does not divide the steps of an epoch."""
-    x, y = data(132)
+@pytest.mark.parametrize(
+    ("rows", "epochs", "every", "optimizer"),
+    [
+        # An interval of measuring that does not divide the steps of an epoch.
+        (132, 3, "epoch", lambda: keras.optimizers.Adam(0.01)),
+        (
+            64,
+            4,
+            None,
+            lambda: keras.optimizers.SGD(0.01, gradient_accumulation_steps=2),
+        ),
+    ],
+    ids=["epoch", "accumulated"],
+)
+def test_gradients_are_resumed(tmp_path, rows, epochs, every, optimizer):
+    path = tmp_path / "w.weights.h5"
 
     def run(epochs, first=0, **arguments):
-        built = network(optimizer=keras.optimizers.Adam(0.01))
-        adaptive = LayerwiseAdaptiveLambda(
-            GradientRatio(0.1), every="epoch", **arguments
-        )
+        built = network(optimizer=optimizer())
+        adaptive = LayerwiseAdaptiveLambda(GradientRatio(0.1), every=every, **arguments)
         built.fit(
-            *(x, y, 4),
+            *data(rows),
+            batch_size=4,
             shuffle=False,
             epochs=epochs,
             initial_epoch=first,
             verbose=0,
             callbacks=[adaptive],
         )
-        built.save_weights(tmp_path / "w.weights.h5")
+        built.save_weights(path)
         return adaptive.strengths
 
-    straight = run(3)
+    straight = run(epochs)
     run(1)
-    assert run(3, 1, resume_from=tmp_path / "w.weights.h5") == straight
-
-
-def test_accumulated_gradients_are_resumed(tmp_path):
-    x, y = data(64)
-
-    def run(epochs, first=0, **arguments):
-        optimizer = keras.optimizers.SGD(0.01, gradient_accumulation_steps=2)
-        built = network(optimizer=optimizer)
-        adaptive = LayerwiseAdaptiveLambda(GradientRatio(0.1), **arguments)
-        built.fit(
-            *(x, y, 4),
-            shuffle=False,
-            epochs=epochs,
-            initial_epoch=first,
-            verbose=0,
-            callbacks=[adaptive],
-        )
-        built.save_weights(tmp_path / "w.weights.h5")
-        return adaptive.strengths
-
-    straight = run(4)
-    run(1)
-    assert run(4, 1, resume_from=tmp_path / "w.weights.h5") == straight
+    assert run(epochs, 1, resume_from=path) == straight
 
 
 def test_a_backup_is_newer_than_the_file_to_resume_from(tmp_path):

@@ -10,7 +10,7 @@ from kerasreg.callbacks.policies.base import Policy, check_share
 from kerasreg.callbacks.policies.curvature import Exact
 from kerasreg.callbacks.policies.kronecker import Kronecker
 from kerasreg.callbacks.policies.likelihood import gaussian_of, likelihood_of, shares_of
-from kerasreg.optimizers.solve import _check_data
+from kerasreg.optimizers.solve import check_data
 from kerasreg.regularizers.base import check_count, check_number
 from kerasreg.regularizers.sites import find_owners
 
@@ -123,7 +123,7 @@ class Evidence(Policy):
         batch_size=32,
         max_weights=5000,
     ):
-        self._data = _check_data(x, y, sample_weight)
+        self._data = check_data(x, y, sample_weight)
         _check_weights(self._data[2])
         self.curvature = _check_curvature(curvature)
         self.damping = check_share("damping", damping)

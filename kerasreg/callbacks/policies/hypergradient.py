@@ -8,6 +8,7 @@ from keras import ops, tree
 
 from kerasreg.callbacks.policies.base import Policy
 from kerasreg.callbacks.policies.implicit import Implicit
+from kerasreg.optimizers.data import rows_of
 from kerasreg.regularizers.base import check_count, check_number
 
 MODES = ("implicit", "conjugate_gradient", "first_order")
@@ -278,28 +279,15 @@ def _check_data(name, data):
             f"Invalid value for argument `{name}`. Expected (x, y) or (x, y, "
             f"sample_weight). Received: {name} of type {type(data).__name__}"
         )
-    parts = dict(zip(("x", "y", "sample_weight"), (*data, None), strict=False))
-    lengths = {}
-    for part, value in parts.items():
-        if value is None and part == "sample_weight":
-            continue
-        if isinstance(value, list) and all(map(np.isscalar, tree.flatten(value))):
-            value = np.asarray(value)
-        parts[part] = tree.map_structure(_to_array, value)
-        arrays = tree.flatten(parts[part])
-        if not arrays or any(a.ndim == 0 or a.dtype.kind in "OSU" for a in arrays):
-            raise TypeError(
-                f"Invalid value for argument `{name}`. Expected numeric arrays with "
-                f"one row a sample. Received: {part} of type {type(value).__name__}"
-            )
-        lengths.update({f"{part}[{i}]": len(a) for i, a in enumerate(arrays)})
-    if len(set(lengths.values())) != 1 or 0 in lengths.values():
+    parts, lengths, wrong = rows_of(*data, *[None] * (3 - len(data)))
+    if wrong is not None:
+        raise TypeError(
+            f"Invalid value for argument `{name}`. Expected numeric arrays with "
+            f"one row a sample. Received: {wrong[0]} of type {wrong[1]}"
+        )
+    if lengths is not None:
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected the same positive number "
             f"of samples in all of its arrays. Received: {lengths}"
         )
-    return tuple(parts.values())
-
-
-def _to_array(value):
-    return ops.convert_to_numpy(value) if ops.is_tensor(value) else np.asarray(value)
+    return tree.map_structure(ops.convert_to_numpy, parts, none_is_leaf=False)
