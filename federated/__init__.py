@@ -1,5 +1,27 @@
-"""The place of kerasreg's federated extension. It is empty in this release.
+"""Federated learning with kerasreg's penalties, by Flower.
 
-The package is part of the wheel so that its name is settled; it has no public
-names yet. The federated extension arrives in a later release.
+`federated.simulate` trains a Keras model across simulated clients, with the penalties
+it has centrally; `flwr run .` does the same as a Flower app. It needs the extra
+`federated`: `pip install "kerasreg[federated]"`.
 """
+
+from kerasreg import extras
+
+extras.require("flwr", "federated")
+
+from federated import partition, strategies
+from federated.clients import Clients
+from federated.history import History, Result, Round
+from federated.rounds import RoundError
+from federated.simulate import simulate
+
+__all__ = [
+    "Clients",
+    "History",
+    "Result",
+    "Round",
+    "RoundError",
+    "partition",
+    "simulate",
+    "strategies",
+]

@@ -1,0 +1,245 @@
+"""The client's side: Flower's `ClientApp`, `federated.client_app:app`.
+
+It lives in a module that every worker process can import, so the model that it keeps
+is built and traced once a process, not once a message.
+"""
+
+import copy
+import functools
+import pathlib
+import traceback
+
+import cloudpickle
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app.error import Error
+from flwr.clientapp import ClientApp
+
+from federated import records
+from federated.task import load_task
+from federated.trainer import Trainer
+
+FAILED = 1  # code of the errors of single clients
+_trainers: dict[int, Trainer] = {}
+
+
+def make_client_app(task):
+    """The `ClientApp` of one client of a task, with the task's mods around it.
+
+    It answers `train`, `evaluate` and `query` (with the number of the client). Which
+    client it is, Flower tells it by `partition-id` in the node's config.
+
+    Args:
+        task: A `federated.task.Task`.
+    """
+    app = ClientApp()
+
+    @app.train(mods=list(task.mods))
+    def train(message, context):
+        return _train(_trainer(task), message, context)
+
+    @app.evaluate()
+    def evaluate(message, context):
+        return _evaluate(_trainer(task), message, context)
+
+    return app
+
+
+def _trainer(task):
+    """The trainer of a task, which this process keeps."""
+    if id(task) not in _trainers:
+        _trainers.clear()  # One model at a time: tasks come one after the other.
+        _trainers[id(task)] = Trainer(task)
+    return _trainers[id(task)]
+
+
+def _train(trainer, message, context):
+    config = message.content[records.CONFIG]
+    sent = message.content[records.ARRAYS]
+    arrays = records.read_arrays(sent)
+    kept = config.get(records.PERSONAL, [])
+    arrays.update(_own(context, kept))
+    weights, total, logs = trainer.train(
+        arrays,
+        client_of(context),
+        config[records.ROUND],
+        mu=config.get(records.MU, 0.0),
+        strengths=records.read_strengths(config),
+        epochs=config.get(records.EPOCHS),
+    )
+    trained = dict(zip(sent, _in_order(sent, weights), strict=True))
+    if kept:
+        own = {key: trained[key] for key in kept}
+        context.state[records.PERSONAL] = records.write_arrays(own, own.values())
+        # What stays at the client is answered by what the server had sent.
+        trained.update({key: sent[key].numpy() for key in kept})
+    content = {
+        records.ARRAYS: records.write_arrays(trained, trained.values()),
+        records.METRICS: records.write_metrics(total, logs),
+    }
+    return Message(RecordDict(content), reply_to=message)
+
+
+def _evaluate(trainer, message, context):
+    config = message.content[records.CONFIG]
+    arrays = records.read_arrays(message.content[records.ARRAYS])
+    arrays.update(_own(context, config.get(records.PERSONAL, [])))
+    total, logs = trainer.evaluate(
+        arrays,
+        client_of(context),
+        config[records.ROUND],
+        strengths=records.read_strengths(config),
+    )
+    content = {records.METRICS: records.write_metrics(total, logs)}
+    return Message(RecordDict(content), reply_to=message)
+
+
+def _own(context, keys):
+    """The weights that a client keeps for itself, from the last time it trained."""
+    if not keys or records.PERSONAL not in context.state:
+        return {}
+    own = records.read_arrays(context.state[records.PERSONAL])
+    return {key: own[key] for key in keys if key in own}
+
+
+def _in_order(keys, weights):
+    return [weights[records.place(key)] for key in keys]
+
+
+def client_of(context):
+    """The number of the client that a context belongs to.
+
+    Raises:
+        ValueError: If the node does not say.
+    """
+    if "partition-id" not in context.node_config:
+        raise ValueError(
+            "The node's config does not say which client it is. Expected "
+            '`--node-config "partition-id=0 num-partitions=2"`.'
+        )
+    return int(context.node_config["partition-id"])
+
+
+app = ClientApp()
+
+
+@app.train()
+def _train_node(message, context):
+    return _node_app(context)(message, context)
+
+
+@app.evaluate()
+def _evaluate_node(message, context):
+    return _node_app(context)(message, context)
+
+
+@app.query()
+def _query_node(message, context):
+    config = ConfigRecord({records.CLIENT: client_of(context)})
+    return Message(RecordDict({records.CONFIG: config}), reply_to=message)
+
+
+@app.train("hosted")
+def _host_train(message, context):
+    return _host(message, context, "train")
+
+
+@app.evaluate("hosted")
+def _host_evaluate(message, context):
+    return _host(message, context, "evaluate")
+
+
+def _node_app(context):
+    """The app of a node that is a client of its own, by the task that the run names."""
+    if "task" not in context.run_config:
+        raise ValueError(
+            'The run\'s config names no task. Expected `task = "module"` in '
+            "[tool.flwr.app.config]."
+        )
+    clients = int(context.node_config.get("num-partitions", 0))
+    settings = tuple(sorted(run_settings(context.run_config).items()))
+    return _named_app(context.run_config["task"], clients, settings)
+
+
+def run_settings(run_config):
+    """The fields of `Task` that a run's config sets: epochs, batch size and so on."""
+    kinds = {"epochs": int, "batch-size": int, "validation-split": float, "seed": int}
+    return {
+        name.replace("-", "_"): kind(run_config[name])
+        for name, kind in kinds.items()
+        if name in run_config
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _named_app(name, clients, settings):
+    task = load_task(name, **dict(settings))
+    load_data = task.clients
+    task.clients = lambda client: load_data(client, clients)
+    return make_client_app(task)
+
+
+@functools.lru_cache(maxsize=1)
+def _stored_app(path):
+    return make_client_app(cloudpickle.loads(pathlib.Path(path).read_bytes()))
+
+
+def _host(message, context, kind):
+    """Let one node play many clients, each as if it were a node of its own.
+
+    Every client gets its own message, context and mods; an error of one does not
+    reach the others.
+    """
+    hosted = message.content[records.HOSTED]
+    inner = _stored_app(hosted["task"])
+    replies = RecordDict()
+    for client in hosted[records.CLIENT]:
+        content = RecordDict(
+            {
+                name: record
+                for name, record in message.content.items()
+                if name in (records.ARRAYS, records.CONFIG)
+            }
+        )
+        asked = client_message(message, content, kind, client)
+        own = client_context(context, client, hosted["num-clients"])
+        for name, record in message.content.items():
+            if name.startswith(f"{client}/"):
+                own.state[name.partition("/")[2]] = record
+        reply = answer(inner, asked, own)
+        if reply.has_error():
+            error = ConfigRecord({"reason": reply.error.reason})
+            replies[f"{client}/error"] = error
+            continue
+        for name, record in reply.content.items():
+            replies[f"{client}/reply/{name}"] = record
+        for name, record in own.state.items():
+            replies[f"{client}/state/{name}"] = record
+    return Message(replies, reply_to=message)
+
+
+def client_message(message, content, kind, client):
+    """A message to one client, as if it came from the server."""
+    metadata = copy.copy(message.metadata)
+    metadata.dst_node_id = client
+    metadata.message_type = kind
+    return Message(content, metadata=metadata)  # type: ignore[call-overload]
+
+
+def client_context(context, client, num_clients, state=None):
+    """The context of one client, as its own node would have it."""
+    return Context(
+        run_id=context.run_id,
+        node_id=client,
+        node_config={"partition-id": client, "num-partitions": num_clients},
+        state=RecordDict() if state is None else state,
+        run_config=context.run_config,
+    )
+
+
+def answer(app, message, context):
+    """A client's reply; whatever it raises becomes an error message, as at Flower."""
+    try:
+        return app(message, context)
+    except Exception as error:
+        where = traceback.format_exception_only(error)[-1].strip()
+        return Message(Error(code=FAILED, reason=where), reply_to=message)

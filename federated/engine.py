@@ -1,0 +1,116 @@
+"""Flower's simulation engine, set up so that its known traps do not reach a user."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+import pathlib
+import tempfile
+
+from flwr.serverapp import ServerApp
+
+from federated.client_app import app
+from federated.grids import HostedGrid
+from kerasreg import extras
+
+
+def run_on_workers(task, workers, serve):
+    """Run a server's work with the clients on worker processes of Flower's engine.
+
+    The data lie in files that all workers map into memory, and the task is read once
+    a worker; messages hold weights only. A worker that dies is started again, and its
+    message sent once more.
+
+    Args:
+        task: `federated.task.Task` with `Clients`.
+        workers: Number of worker processes.
+        serve: Function from a `ClientGrid` to the result.
+
+    Returns:
+        What `serve` returned.
+
+    Raises:
+        Exception: What `serve` raised.
+    """
+    extras.require("ray", "federated")
+    # Both need ray, which is slow to import.
+    from flwr.simulation import run_simulation
+    from ray import cloudpickle
+
+    server, results = ServerApp(), []
+    with tempfile.TemporaryDirectory(prefix="kerasreg-") as folder:
+        stored = dataclasses.replace(task, clients=task.clients.save(folder))
+        path = pathlib.Path(folder) / "task.pkl"
+        path.write_bytes(cloudpickle.dumps(stored))
+
+        @server.main()
+        def main(grid, context):
+            grid.pull_interval = 0.01
+            hosted = HostedGrid(grid, str(path), len(task.clients), workers)
+            results.append(serve(hosted))
+
+        with _environment(workers), _quiet():
+            run_simulation(
+                server_app=server,
+                client_app=app,
+                num_supernodes=workers,
+                backend_config={
+                    "init_args": {
+                        "num_cpus": workers,
+                        "include_dashboard": False,
+                        "log_to_driver": False,
+                        "logging_level": "error",
+                    },
+                    "client_resources": {
+                        "num_cpus": 1,
+                        "num_gpus": _gpus() / workers,
+                        "max_restarts": -1,
+                        "max_task_retries": 1,
+                    },
+                },
+            )
+    return results[0]
+
+
+@contextlib.contextmanager
+def _environment(workers):
+    """Environment of the workers: threads shared fairly, nothing sent anywhere."""
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    settings = {
+        "TF_NUM_INTRAOP_THREADS": threads,
+        "TF_NUM_INTEROP_THREADS": "1",
+        "OMP_NUM_THREADS": threads,
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    before = {name: os.environ.get(name) for name in [*settings, "PYTHONPATH"]}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Hush Flower's log but for errors."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _gpus():
+    import tensorflow as tf  # tensorflow: how many devices there are to share
+
+    return len(tf.config.list_physical_devices("GPU"))

@@ -1,0 +1,6 @@
+"""Figures of federated runs (matplotlib, extra `viz`)."""
+
+
+def history(history):
+    """Placeholder."""
+    raise NotImplementedError

@@ -1,0 +1,207 @@
+"""The rounds of a federated run: any strategy of Flower, with resuming and stopping.
+
+`Strategy.start` of Flower always begins at round 1, and loses what it has when a round
+fails; this loop asks the strategy for the same four things in the same order.
+"""
+
+import collections
+import time
+
+from flwr.app import ConfigRecord
+from flwr.app.exception import AppExitException
+from flwr.serverapp.exception import PrivacyBudgetExhausted
+
+from federated import records
+from federated.history import History, Round
+from federated.seeds import seeded
+from federated.strategies.base import Wrapper, chain
+
+
+class RoundError(RuntimeError):
+    """A round had too few clients. What there is until then is in `result`.
+
+    Args:
+        message: Text.
+        result: The `Result` of the rounds before.
+    """
+
+    def __init__(self, message, result=None):
+        super().__init__(message)
+        self.result = result
+
+
+class StopFederation(Exception):
+    """Raised by a strategy to end the run, with the model as it is.
+
+    Args:
+        reason: Text.
+    """
+
+
+class Rounds:
+    """The state of a run, and what brings it one round further.
+
+    Args:
+        strategy: A `flwr.serverapp.strategy.Strategy`.
+        grid: A `federated.grids.ClientGrid`.
+        arrays: Initial `ArrayRecord`.
+        seed: Non-negative integer.
+        min_clients: Fewest clients whose training a round must have.
+        timeout: Seconds after which a round goes on without those that are missing.
+        evaluate_clients: Whether clients evaluate the new model in each round.
+        evaluate: Function from the number of a round and the `ArrayRecord` to a dict
+            of metrics, or `None`.
+        train_config: Dict sent to clients with each training message.
+    """
+
+    def __init__(
+        self,
+        strategy,
+        grid,
+        arrays,
+        *,
+        seed=0,
+        min_clients=1,
+        timeout=3600.0,
+        evaluate_clients=True,
+        evaluate=None,
+        train_config=None,
+    ):
+        self.strategy = strategy
+        self.grid = grid
+        self.arrays = arrays
+        self.history = History()
+        self.stopped = None
+        self._seed = seed
+        self._min_clients = min_clients
+        self._timeout = timeout
+        self._evaluate_clients = evaluate_clients
+        self._evaluate = evaluate
+        self._train_config = dict(train_config or {})
+
+    @property
+    def done(self):
+        """Number of rounds done."""
+        return len(self.history)
+
+    def start(self):
+        """Evaluate the initial model, as round 0."""
+        self.history.rounds.append(Round(0, server=self._server(0)))
+
+    def run(self):
+        """Do the next round.
+
+        Raises:
+            RoundError: If fewer than `min_clients` trained; then the state is that of
+                the last round.
+        """
+        number = self.done + 1
+        current = Round(number)
+        start = time.perf_counter()
+        try:
+            with seeded(self._seed, number):
+                arrays = self._train(number, current)
+        except (StopFederation, PrivacyBudgetExhausted) as stop:
+            self.stopped = str(stop)
+            return
+        except AppExitException as error:  # Flower refuses the replies
+            raise RoundError(f"Round {number}: {error}") from error
+        self.arrays = arrays
+        if self._evaluate_clients:
+            with seeded(self._seed, number, 1):
+                self._evaluate_at_clients(number, current)
+        current.server = self._server(number)
+        for each in chain(self.strategy):
+            if isinstance(each, Wrapper):
+                current.report.update(each.report())
+        current.seconds = time.perf_counter() - start
+        self.history.rounds.append(current)
+
+    def _train(self, number, current):
+        config = ConfigRecord(dict(self._train_config))
+        config[records.ROUND] = number
+        messages = list(
+            self.strategy.configure_train(number, self.arrays, config, self.grid)
+        )
+        replies = self._exchange(messages, current)
+        trained = [r for r in replies if not r.has_error()]
+        for reply in trained:
+            client = reply.metadata.src_node_id
+            current.clients[client] = records.read_metrics(reply.content)
+        if len(trained) < self._min_clients:
+            raise RoundError(self._too_few(number, len(messages), current))
+        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        if not arrays:
+            rejected = [
+                each.report()
+                for each in chain(self.strategy)
+                if isinstance(each, Wrapper)
+            ]
+            raise RoundError(
+                f"Round {number}: {type(self.strategy).__name__} made no model of "
+                f"{len(trained)} replies and {len(current.errors)} failures. "
+                f"{_reasons(current.errors)}{rejected or ''}"
+            )
+        current.train = dict(metrics or {})
+        return arrays
+
+    def _evaluate_at_clients(self, number, current):
+        config = ConfigRecord({records.ROUND: number})
+        messages = list(
+            self.strategy.configure_evaluate(number, self.arrays, config, self.grid)
+        )
+        replies = self._exchange(messages, current)
+        for reply in replies:
+            if not reply.has_error():
+                metrics = records.read_metrics(reply.content)
+                own = current.clients.setdefault(reply.metadata.src_node_id, {})
+                own.update({f"val_{k}": v for k, v in metrics.items()})
+        if any(not r.has_error() for r in replies):
+            metrics = self.strategy.aggregate_evaluate(number, replies)
+            current.evaluate = dict(metrics or {})
+
+    def _exchange(self, messages, current):
+        """The replies to messages, with bytes and errors noted."""
+        current.bytes_down += sum(records.size_of(m.content) for m in messages)
+        replies = list(self.grid.send_and_receive(messages, timeout=self._timeout))
+        missing = collections.Counter(m.metadata.dst_node_id for m in messages)
+        for reply in replies:
+            client = reply.metadata.src_node_id
+            missing[client] -= 1
+            if reply.has_error():
+                current.errors[client] = reply.error.reason
+            else:
+                current.bytes_up += records.size_of(reply.content)
+        for client in +missing:
+            current.errors[client] = f"no reply within {self._timeout:g} s"
+        return replies
+
+    def _server(self, number):
+        if self._evaluate is None:
+            return {}
+        return {k: float(v) for k, v in self._evaluate(number, self.final()).items()}
+
+    def final(self):
+        """The arrays of the model that users get, after the present round."""
+        arrays = self.arrays
+        for each in reversed(list(chain(self.strategy))):
+            if isinstance(each, Wrapper):
+                arrays = each.final_arrays(arrays)
+        return arrays
+
+    def _too_few(self, number, asked, current):
+        trained = len(current.clients)
+        return (
+            f"Round {number}: {trained} of {asked} clients trained, fewer than "
+            f"min_clients={self._min_clients}. {_reasons(current.errors)}"
+        )
+
+
+def _reasons(errors):
+    if not errors:
+        return "Nobody was asked. "
+    by_reason = collections.defaultdict(list)
+    for client, reason in errors.items():
+        by_reason[reason].append(client)
+    lines = [f"clients {c}: {reason}" for reason, c in list(by_reason.items())[:5]]
+    return "; ".join(lines) + ". "

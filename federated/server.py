@@ -1,0 +1,117 @@
+"""A whole run, from the first round to the final model."""
+
+import keras
+
+from federated import checkpoint as checkpoints
+from federated import records
+from federated.history import Result
+from federated.rounds import RoundError, Rounds
+from federated.strategies.base import Wrapper, chain
+from kerasreg.regularizers import penalties_of
+
+
+def conduct(
+    task,
+    grid,
+    strategy,
+    rounds,
+    *,
+    evaluate=None,
+    checkpoint=None,
+    resume=False,
+    verbose=1,
+    **settings,
+):
+    """Run the rounds of a task on a grid.
+
+    Args:
+        task: `federated.task.Task`.
+        grid: `federated.grids.ClientGrid`.
+        strategy: A `flwr.serverapp.strategy.Strategy`.
+        rounds: Number of rounds.
+        evaluate: `(x, y)`, or a function from the model to a dict of metrics, which
+            the server evaluates each round's model by; or `None`.
+        checkpoint: Path of a folder that the state is written to after each round.
+        resume: Whether to go on from the newest checkpoint, if there is one.
+        verbose: 0 for no progress bar.
+        **settings: Of `federated.rounds.Rounds`.
+
+    Returns:
+        A `Result`.
+
+    Raises:
+        RoundError: If a round had too few clients; its `result` holds what there is.
+    """
+    model = task.model()
+    keys = records.weight_keys(model)
+    for each in chain(strategy):
+        if isinstance(each, Wrapper):
+            each.bind(model)
+    state = Rounds(
+        strategy,
+        grid,
+        records.write_arrays(keys, model.get_weights()),
+        seed=task.seed,
+        evaluate=_evaluator(model, evaluate),
+        **settings,
+    )
+    if not (resume and checkpoints.restore(checkpoint, state, task.seed)):
+        state.start()
+    bar = keras.utils.Progbar(rounds, unit_name="round", verbose=verbose)
+    while state.done < rounds and state.stopped is None:
+        try:
+            state.run()
+        except RoundError as error:
+            error.result = _result(model, state)
+            raise
+        bar.update(state.done, _shown(state), finalize=False)
+        if checkpoint is not None:
+            checkpoints.save(checkpoint, state, task.seed)
+    bar.update(state.done, finalize=True)
+    return _result(model, state)
+
+
+def _result(model, state):
+    _assign(model, state.final())
+    report = state.history.rounds[-1].report if len(state.history) else {}
+    for each in chain(state.strategy):
+        if isinstance(each, Wrapper):
+            each.finish(model)
+    return Result(
+        model,
+        state.history,
+        {path: penalty.strength for path, penalty in penalties_of(model).items()},
+        report.get("privacy", {}),
+        state.stopped,
+    )
+
+
+def _assign(model, arrays):
+    by_place = {records.place(k): a for k, a in records.read_arrays(arrays).items()}
+    model.set_weights([by_place[i] for i in range(len(by_place))])
+
+
+def _evaluator(model, evaluate):
+    """The function that `Rounds` evaluates by, on the server's model."""
+    if evaluate is None:
+        return None
+    if not callable(evaluate):
+        data = evaluate
+
+        def evaluate(model):
+            return model.evaluate(*data, verbose=0, return_dict=True)
+
+    def run(number, arrays):
+        _assign(model, arrays)
+        return evaluate(model)
+
+    return run
+
+
+def _shown(state):
+    """What the progress bar shows of the last round."""
+    last = state.history.rounds[-1]
+    numbers = {**last.train, **{f"val_{k}": v for k, v in last.evaluate.items()}}
+    numbers |= {f"server_{k}": v for k, v in last.server.items()}
+    scalars = [(k, v) for k, v in numbers.items() if isinstance(v, float)]
+    return [*scalars, ("failed", float(len(last.errors)))] if last.errors else scalars

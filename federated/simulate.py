@@ -1,0 +1,163 @@
+"""A federation on one machine, in one call."""
+
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from federated.client_app import make_client_app
+from federated.clients import Clients
+from federated.engine import run_on_workers
+from federated.grids import LocalGrid
+from federated.server import conduct
+from federated.strategies.base import chain
+from federated.task import Task
+from kerasreg.regularizers.base import check_count
+
+
+def simulate(
+    build_model,
+    clients,
+    strategy=None,
+    rounds=10,
+    penalties=None,
+    *,
+    evaluate=None,
+    epochs=1,
+    batch_size=32,
+    validation_split=0.0,
+    seed=0,
+    workers=None,
+    mods=(),
+    min_clients=1,
+    timeout=3600.0,
+    checkpoint=None,
+    resume=False,
+    verbose=1,
+):
+    """Train a Keras model across clients, with the penalties it has centrally.
+
+    Each round, the strategy picks clients; each trains from the server's weights on
+    its own examples, with a fresh optimizer; the strategy makes new weights of
+    theirs. The penalties act at the clients as they do in `fit`: in the loss, or by
+    their proximal map if the model is compiled with `Proximal`.
+
+    The same seed gives the same weights, whichever node a client runs on and however
+    many workers there are.
+
+    Args:
+        build_model: Function without arguments that returns a compiled, built
+            `keras.Model`.
+        clients: List with `(x, y)` or `(x, y, sample_weight)` for each client, or what
+            a partitioner of `federated.partition` returns.
+        strategy: A `flwr.serverapp.strategy.Strategy`, of Flower or of
+            `federated.strategies`; all clients and averages (`FedAvg`) by default.
+        rounds: Number of rounds.
+        penalties: Rules for `kerasreg.regularizers.regularize`, or `None` to leave
+            the penalties of the model.
+        evaluate: `(x, y)` by which the server evaluates each round's model, or a
+            function from the model to a dict of metrics.
+        epochs: Epochs that a client trains in a round.
+        batch_size: Its batch size; `None` for all of its examples at once.
+        validation_split: Share of each client's examples that it holds out. Clients
+            evaluate each round's model by them, and not at all if it is 0.
+        seed: Non-negative integer.
+        workers: `None` to run the clients in this process, or the number of worker
+            processes of Flower's simulation engine.
+        mods: Mods of Flower, applied around every client's training.
+        min_clients: Fewest clients whose training a round must have.
+        timeout: Seconds after which a round goes on without the clients that have not
+            replied. In this process, a client that has begun is waited for.
+        checkpoint: Path of a folder that the run is written to after each round.
+        resume: Whether to go on from the newest checkpoint there, if there is one.
+        verbose: 0 for silence, 1 for a progress bar, 2 for Flower's log, too.
+
+    Returns:
+        A `Result` with `model`, `history`, `strengths`, `bytes_sent`, `privacy`.
+
+    Raises:
+        TypeError, ValueError: If an argument is none of those, or the strategy waits
+            for more clients than there are.
+        RoundError: If fewer than `min_clients` trained in a round. Its `result` holds
+            the model and history until then.
+
+    Example:
+
+    >>> import keras, numpy as np
+    >>> import federated
+    >>> from kerasreg.regularizers import L2
+    >>> def build_model():
+    ...     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    ...     model.compile(keras.optimizers.SGD(0.1), "mse")
+    ...     return model
+    >>> x = np.random.default_rng(0).normal(size=(60, 2)).astype("float32")
+    >>> y = x @ np.array([[1.0], [-1.0]], "float32")
+    >>> clients = [(x[:20], y[:20]), (x[20:], y[20:])]
+    >>> result = federated.simulate(
+    ...     build_model, clients, rounds=3, penalties=L2(0.01), verbose=0
+    ... )
+    >>> len(result.history), result.strengths
+    (3, {'dense/kernel': 0.01})
+
+    Reference: McMahan et al. 2017, "Communication-efficient learning of deep networks
+    from decentralized data", algorithm 1.
+    """
+    check_count("rounds", rounds)
+    check_count("min_clients", min_clients)
+    if workers is not None:
+        check_count("workers", workers)
+    if resume and checkpoint is None:
+        raise ValueError(
+            "Invalid value for argument `checkpoint`. Expected the path of a folder to "
+            "resume from. Received: checkpoint=None"
+        )
+    clients = Clients.from_list(clients)
+    strategy = _strategy(strategy, len(clients))
+    task = Task(
+        build_model,
+        clients,
+        penalties,
+        epochs,
+        batch_size,
+        validation_split,
+        seed,
+        tuple(mods),
+    )
+
+    def serve(grid):
+        return conduct(
+            task,
+            grid,
+            strategy,
+            rounds,
+            evaluate=evaluate,
+            checkpoint=checkpoint,
+            resume=resume,
+            verbose=verbose,
+            min_clients=min_clients,
+            timeout=timeout,
+            evaluate_clients=validation_split > 0,
+        )
+
+    if workers is None:
+        return serve(LocalGrid(make_client_app(task), len(clients)))
+    return run_on_workers(task, workers, serve)
+
+
+def _strategy(strategy, num_clients):
+    """The strategy, checked: Flower would wait for missing clients for ever."""
+    if strategy is None:
+        return FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
+    if not isinstance(strategy, Strategy):
+        raise TypeError(
+            "Invalid value for argument `strategy`. Expected a "
+            "flwr.serverapp.strategy.Strategy, such as FedAvg(). "
+            f"Received: strategy={strategy!r}"
+        )
+    for each in chain(strategy):
+        for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
+            wanted = getattr(each, name, 0)
+            if wanted > num_clients:
+                raise ValueError(
+                    f"Invalid value for argument `strategy`. Expected one that is "
+                    f"content with {num_clients} client(s). Received: "
+                    f"{type(each).__name__}({name}={wanted})"
+                )
+    return strategy
