@@ -17,6 +17,8 @@ class Clients:
         data: A tuple `(x, y)` or `(x, y, sample_weight)` of arrays with one row an
             example; each may be a dict or list of such arrays.
         rows: List with an integer array, or a slice, for each client: its rows.
+        names: List with a name for each client, such as those of hospitals; their
+            numbers by default.
 
     Raises:
         ValueError: If there is no client, a client has no example, or the arrays have
@@ -31,7 +33,7 @@ class Clients:
     (2, array([1., 3.]))
     """
 
-    def __init__(self, data, rows):
+    def __init__(self, data, rows, names=None):
         self.data = keras.tree.map_structure(_array, tuple(data))
         self.rows = [
             r if isinstance(r, slice) else np.asarray(r, "int64") for r in rows
@@ -48,6 +50,7 @@ class Clients:
         empty = [k for k in range(len(self)) if not self.num_examples(k)]
         if empty:
             raise ValueError(f"The clients {empty} have no examples.")
+        self.names = list(range(len(self)) if names is None else names)
 
     @classmethod
     def from_list(cls, clients):
@@ -85,6 +88,12 @@ class Clients:
         if isinstance(rows, slice):
             return len(range(*rows.indices(self._total)))
         return len(rows)
+
+    def plot(self, labels=None):
+        """Who has what, a `matplotlib` figure; see `federated.plots.partition`."""
+        from federated.plots import partition as figure
+
+        return figure(self, labels)
 
     def save(self, folder):
         """Write the arrays where other processes can map them into memory.
