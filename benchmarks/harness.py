@@ -58,6 +58,33 @@ def training_steps(model, x, y, steps):
     return run
 
 
+def classifier_steps(units, make, x, y, jit_compile, steps):
+    """A function that runs some training steps of a classifier with Adam.
+
+    Args:
+        units: Units of its layers, the last the number of classes.
+        make: Function from units and an activation to a layer.
+        x: Inputs of a batch.
+        y: Its integer classes.
+        jit_compile: As `compile` takes it.
+        steps: Steps of each call.
+    """
+    import keras  # after this module has set its log level
+
+    keras.utils.set_random_seed(0)
+    *hidden, classes = units
+    model = keras.Sequential(
+        [
+            keras.Input(x.shape[1:]),
+            *(make(n, "relu") for n in hidden),
+            make(classes, None),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)
+    return training_steps(model, x, y, steps)
+
+
 def step_seconds(made, steps, rounds):
     """Time functions that run several steps, in turns; the seconds are of one step."""
     for run in made.values():

@@ -73,22 +73,6 @@ def batch():
     return x, rng.integers(0, 10, BATCH)
 
 
-def steps_of(make, jit_compile, steps):
-    """A function that runs some training steps."""
-    keras.utils.set_random_seed(0)
-    *hidden, classes = UNITS
-    model = keras.Sequential(
-        [
-            keras.Input((INPUTS,)),
-            *(make(n, "relu") for n in hidden),
-            make(classes, None),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)
-    return harness.training_steps(model, *batch(), steps)
-
-
 def peer_steps(make, jit_compile, steps):
     """The same with tfp.layers, which are layers of tf_keras (Keras 2)."""
     import tf_keras
@@ -139,7 +123,10 @@ def peers():
 
 
 def table(jit_compile, steps, rounds):
-    made = {name: steps_of(make, jit_compile, steps) for name, make in CASES.items()}
+    made = {
+        name: harness.classifier_steps(UNITS, make, *batch(), jit_compile, steps)
+        for name, make in CASES.items()
+    }
     ours = harness.summary(harness.step_seconds(made, steps, rounds), "Dense")
     jit = jit_compile is True
     made = {n: peer_steps(make, jit, steps) for n, make in peers().items()}

@@ -61,27 +61,17 @@ CASES = {
 }
 
 
-def steps_of(make, jit_compile, steps):
-    """A function that runs some training steps."""
-    keras.utils.set_random_seed(0)
-    *hidden, classes = UNITS
-    model = keras.Sequential(
-        [
-            keras.Input((INPUTS,)),
-            *(make(n, "relu") for n in hidden),
-            make(classes, None),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)
+def batch():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, INPUTS)).astype("float32")
-    y = rng.integers(0, 10, BATCH)
-    return harness.training_steps(model, x, y, steps)
+    return x, rng.integers(0, 10, BATCH)
 
 
 def table(jit_compile, steps, rounds):
-    made = {name: steps_of(make, jit_compile, steps) for name, make in CASES.items()}
+    made = {
+        name: harness.classifier_steps(UNITS, make, *batch(), jit_compile, steps)
+        for name, make in CASES.items()
+    }
     return harness.summary(harness.step_seconds(made, steps, rounds), "Dense")
 
 

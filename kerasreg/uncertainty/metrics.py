@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from kerasreg.regularizers.base import check_count
+
 # Predictions that are not probabilities give NaN; rounding may pass 0 or 1 by this.
 _SLACK = 1e-3
 _BINARY = 2
@@ -89,7 +91,8 @@ class ExpectedCalibrationError(_Score):
     (logits without `from_logits=True`).
 
     Raises:
-        ValueError: `bins` is not a positive integer, or shapes do not fit.
+        ValueError: `bins` is below 1, or shapes do not fit.
+        TypeError: `bins` is no integer.
 
     Example:
 
@@ -105,13 +108,8 @@ class ExpectedCalibrationError(_Score):
     """
 
     def __init__(self, bins=15, from_logits=False, name="ece", dtype=None):
-        if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-            raise ValueError(
-                "Invalid value for argument `bins`. Expected a positive integer. "
-                f"Received: bins={bins!r}"
-            )
-        super().__init__(from_logits, name, dtype, sums=(bins,))
-        self.bins = bins
+        self.bins = check_count("bins", bins)
+        super().__init__(from_logits, name, dtype, sums=(self.bins,))
 
     def _sums(self, y_true, y_pred, weight):
         target, p = _classes(y_true, y_pred, self.from_logits)

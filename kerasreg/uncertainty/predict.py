@@ -7,6 +7,7 @@ import weakref
 import keras
 import numpy as np
 
+from kerasreg.regularizers.base import check_count
 from kerasreg.uncertainty import stochastic
 from kerasreg.uncertainty.prediction import Prediction, likelihood_of
 from kerasreg.uncertainty.sampler import Sampler
@@ -86,6 +87,7 @@ def predict(
     Raises:
         ValueError: If nothing in the model samples, it is not built or has a stateful
             recurrent layer, there are no inputs, or an argument is out of range.
+        TypeError: If `samples` or `batch_size` is no integer.
 
     Example:
 
@@ -233,13 +235,8 @@ def _check(model, samples, batch_size):
             "Invalid value for argument `model`. Expected a built keras.Model. "
             f"Received: model={model!r}"
         )
-    for name, value in (("samples", samples), ("batch_size", batch_size)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ValueError(
-                f"Invalid value for argument `{name}`. Expected a positive integer. "
-                f"Received: {name}={value!r}"
-            )
+    check_count("samples", samples)
+    check_count("batch_size", batch_size)
     for layer in model._flatten_layers():
         if getattr(layer, "stateful", False) and hasattr(layer, "reset_states"):
             raise ValueError(

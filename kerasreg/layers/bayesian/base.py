@@ -1,12 +1,11 @@
 """What all Bayesian layers share: arguments, posteriors, divergences, saving."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from kerasreg.layers.bayesian.posterior import Posterior
 from kerasreg.layers.evidence import Evidence
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 from kerasreg.regularizers.prior import Prior
 
 ESTIMATORS = ("flipout", "reparameterization", "local_reparameterization")
@@ -57,7 +56,7 @@ class Bayesian(Evidence):
         self.bayesian_bias = _check_bias(self, bayesian_bias, bias_prior)
         self.estimator = self._check_estimator(estimator)
         self.initial_scale = check_number("initial_scale", initial_scale, above=0.0)
-        self.kl_samples = _check_samples(kl_samples)
+        self.kl_samples = check_count("kl_samples", kl_samples)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         names = self._bayesian_weights
@@ -192,16 +191,6 @@ def _check_bias(layer, bayesian_bias, bias_prior):
             f"`bayesian_bias=True`. Received: bias_prior={bias_prior!r}"
         )
     return bool(bayesian_bias)
-
-
-def _check_samples(kl_samples):
-    whole = isinstance(kl_samples, int | np.integer) and kl_samples > 0
-    if not whole or isinstance(kl_samples, bool):
-        raise ValueError(
-            "Invalid value for argument `kl_samples`. Expected a positive integer. "
-            f"Received: kl_samples={kl_samples!r}"
-        )
-    return int(kl_samples)
 
 
 def float_inputs(layer, inputs):
