@@ -65,6 +65,8 @@ def _train(trainer, message, context):
         mu=config.get(records.MU, 0.0),
         strengths=records.read_strengths(config),
         epochs=config.get(records.EPOCHS),
+        optimizer=config.get(records.OPTIMIZER),
+        before=config.get(records.BEFORE, 0.0),
     )
     trained = dict(zip(sent, _in_order(sent, weights), strict=True))
     if kept:

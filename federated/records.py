@@ -21,6 +21,9 @@ EPOCHS = "epochs"
 PERSONAL = "personal"  # keys of the weights that stay at the client
 CLIENT = "client"
 HOSTED = "hosted"
+OPTIMIZER = "optimizer"  # of `federated.optimizers`, in the place of the model's
+BEFORE = "steps-before"  # the sum of the optimizer's steps in the rounds before
+TAKEN = "steps"  # the sum of those in this round
 
 
 def weight_keys(model):

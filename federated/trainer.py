@@ -6,7 +6,8 @@ import math
 import keras
 import numpy as np
 
-from federated.records import place, weight_keys
+from federated.optimizers import local_optimizer
+from federated.records import TAKEN, place, weight_keys
 from federated.seeds import generator
 from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.layers import set_num_examples
@@ -35,9 +36,19 @@ class Trainer:
         self._loss = DataLoss.of(self.model)
         self._built = False
         self._train = self._test = None
+        self._own, self._optimizer = self.model.optimizer, None
 
     def train(
-        self, arrays, client, server_round, *, mu=0.0, strengths=None, epochs=None
+        self,
+        arrays,
+        client,
+        server_round,
+        *,
+        mu=0.0,
+        strengths=None,
+        epochs=None,
+        optimizer=None,
+        before=0.0,
     ):
         """Train from the server's weights on a client's examples.
 
@@ -48,21 +59,31 @@ class Trainer:
             mu: Strength of the pull towards the server's weights (FedProx).
             strengths: Dict from the key of a weight to the strength of its penalty.
             epochs: Epochs, instead of the task's.
+            optimizer: Name in `federated.optimizers.OPTIMIZERS`, instead of the
+                model's own optimizer.
+            before: The sum of that optimizer's steps in the rounds before.
 
         Returns:
             The list of new weights, the number of examples, and a dict of metrics.
         """
+        self._use(optimizer)
         data, _ = self.task.data(client)
         total = len(keras.tree.flatten(data)[0])
         self._begin(arrays, data, total, mu, strengths, (server_round, client, 0))
+        if optimizer is not None:
+            self.model.optimizer.begin(before)
         rng = generator(self.task.seed, server_round, client)
         epochs = self.task.epochs if epochs is None else epochs
         order = np.concatenate([rng.permutation(total) for _ in range(epochs)])
         self._run(
             True, data, order.reshape(epochs, total), self.task.batch_size or total
         )
-        weights = [np.asarray(w) for w in self.model.get_weights()]
-        return weights, total, self._logs(training=True)
+        logs = self._logs(training=True)
+        if optimizer is None:
+            weights = [np.asarray(w) for w in self.model.get_weights()]
+            return weights, total, logs
+        logs[TAKEN] = float(self.model.optimizer.taken)
+        return self.model.optimizer.sent(self.model.weights), total, logs
 
     def evaluate(self, arrays, client, server_round, *, strengths=None):
         """Evaluate weights on what a client holds out, or else on all it has.
@@ -103,6 +124,16 @@ class Trainer:
         if self._loss:
             self._loss.reset(True)
             self._loss.reset(False)
+
+    def _use(self, optimizer):
+        """Train by the optimizer of this name, or by the model's own for `None`."""
+        if optimizer == self._optimizer:
+            return
+        self.model.optimizer = (
+            self._own if optimizer is None else local_optimizer(self._own, optimizer)
+        )
+        self._optimizer = optimizer
+        self._built, self._train = False, None
 
     def _placed(self, arrays):
         """The server's arrays in the order of the model's weights, checked."""
