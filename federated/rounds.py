@@ -5,6 +5,7 @@ fails; this loop asks the strategy for the same four things in the same order.
 """
 
 import collections
+import contextlib
 import time
 
 from flwr.app import ConfigRecord
@@ -13,7 +14,7 @@ from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from federated import records
 from federated.history import History, Round
-from federated.seeds import seeded
+from federated.seeds import seeded, unpredictable
 from federated.strategies.base import Wrapper, chain
 
 
@@ -130,7 +131,9 @@ class Rounds:
             current.clients[client] = records.read_metrics(reply.content)
         if len(trained) < self._min_clients:
             raise RoundError(self._too_few(number, len(messages), current))
-        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        private = _adds_noise(self.strategy)
+        with unpredictable() if private else contextlib.nullcontext():
+            arrays, metrics = self.strategy.aggregate_train(number, replies)
         if not arrays:
             rejected = [
                 each.report()
@@ -195,6 +198,11 @@ class Rounds:
             f"Round {number}: {trained} of {asked} clients trained, fewer than "
             f"min_clients={self._min_clients}. {_reasons(current.errors)}"
         )
+
+
+def _adds_noise(strategy):
+    """Whether Flower's differential privacy, whose noise must not repeat, is in it."""
+    return any(hasattr(each, "noise_multiplier") for each in chain(strategy))
 
 
 def _reasons(errors):

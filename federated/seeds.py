@@ -1,6 +1,7 @@
 """Random numbers that depend on a seed and a place in the run, and on nothing else."""
 
 import contextlib
+import os
 import random
 
 import numpy as np
@@ -34,3 +35,18 @@ def seeded(*entropy):
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def unpredictable():
+    """Seed NumPy's global generator by the operating system's entropy for a while.
+
+    Flower's differential privacy draws its noise there; who could repeat it by the
+    seed of the run could take it off again.
+    """
+    before = np.random.get_state()  # noqa: NPY002
+    np.random.seed(np.frombuffer(os.urandom(2496), "uint32"))  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
