@@ -4,7 +4,7 @@ import logging
 import math
 from collections import Counter
 
-import numpy as np
+import keras
 from flwr.clientapp.mod import LocalDpMod
 
 from federated.rounds import StopFederation
@@ -231,7 +231,7 @@ class LocallyPrivate(Accounted):
         wrong = [
             w.path
             for w in model.weights
-            if not w.shape or not np.issubdtype(np.asarray(w.value).dtype, np.floating)
+            if not tuple(w.shape) or not keras.backend.is_float_dtype(w.dtype)
         ]
         if wrong:
             raise ValueError(
