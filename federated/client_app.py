@@ -7,19 +7,20 @@ is built and traced once a process, not once a message.
 import copy
 import functools
 import pathlib
+import pickle
 import traceback
 
-import cloudpickle
+import keras
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
 from federated import records
-from federated.task import load_task
+from federated.seeds import unpredictable
+from federated.task import named_task
 from federated.trainer import Trainer
 
 FAILED = 1  # code of the errors of single clients
-_trainers: dict[int, Trainer] = {}
 
 
 def make_client_app(task):
@@ -31,34 +32,58 @@ def make_client_app(task):
     Args:
         task: A `federated.task.Task`.
     """
-    app = ClientApp()
+    app, player = ClientApp(), _Player(task)
 
-    @app.train(mods=list(task.mods))
+    @app.train(mods=[_unpredictable, *task.mods] if task.mods else [])
     def train(message, context):
-        return _train(_trainer(task), message, context)
+        return _train(player, message, context)
 
     @app.evaluate()
     def evaluate(message, context):
-        return _evaluate(_trainer(task), message, context)
+        return _evaluate(player, message, context)
 
     return app
 
 
-def _trainer(task):
-    """The trainer of a task, which this process keeps."""
-    if id(task) not in _trainers:
-        _trainers.clear()  # One model at a time: tasks come one after the other.
-        _trainers[id(task)] = Trainer(task)
-    return _trainers[id(task)]
+def _unpredictable(message, context, call_next):
+    """A mod whose inner mods draw noise that no seed repeats."""
+    with unpredictable():
+        return call_next(message, context)
 
 
-def _train(trainer, message, context):
+class _Player:
+    """What an app keeps from client to client: the trainer, and what it was sent."""
+
+    def __init__(self, task):
+        self._task = task
+        self._sent: tuple = ()
+        self._weights: dict = {}
+
+    @functools.cached_property
+    def trainer(self):
+        """Made when the first client comes, in the process where it comes."""
+        return Trainer(self._task)
+
+    def received(self, record):
+        """The weights in a record, which are read once for all that share them."""
+        sent = tuple(record.values())
+        known = len(sent) == len(self._sent) and list(record) == list(self._weights)
+        if not known or any(a is not b for a, b in zip(sent, self._sent, strict=True)):
+            self._weights = {
+                key: keras.ops.convert_to_tensor(array)
+                for key, array in records.read_arrays(record).items()
+            }
+            self._sent = sent
+        return dict(self._weights)
+
+
+def _train(player, message, context):
     config = message.content[records.CONFIG]
     sent = message.content[records.ARRAYS]
-    arrays = records.read_arrays(sent)
+    arrays = player.received(sent)
     kept = config.get(records.PERSONAL, [])
     arrays.update(_own(context, kept))
-    weights, total, logs = trainer.train(
+    weights, total, logs = player.trainer.train(
         arrays,
         client_of(context),
         config[records.ROUND],
@@ -81,11 +106,11 @@ def _train(trainer, message, context):
     return Message(RecordDict(content), reply_to=message)
 
 
-def _evaluate(trainer, message, context):
+def _evaluate(player, message, context):
     config = message.content[records.CONFIG]
-    arrays = records.read_arrays(message.content[records.ARRAYS])
+    arrays = player.received(message.content[records.ARRAYS])
     arrays.update(_own(context, config.get(records.PERSONAL, [])))
-    total, logs = trainer.evaluate(
+    total, logs = player.trainer.evaluate(
         arrays,
         client_of(context),
         config[records.ROUND],
@@ -113,12 +138,16 @@ def client_of(context):
     Raises:
         ValueError: If the node does not say.
     """
-    if "partition-id" not in context.node_config:
+    return _of_node(context, "partition-id")
+
+
+def _of_node(context, name):
+    if name not in context.node_config:
         raise ValueError(
-            "The node's config does not say which client it is. Expected "
+            f"The node's config has no `{name}`. Expected "
             '`--node-config "partition-id=0 num-partitions=2"`.'
         )
-    return int(context.node_config["partition-id"])
+    return int(context.node_config[name])
 
 
 app = ClientApp()
@@ -136,7 +165,11 @@ def _evaluate_node(message, context):
 
 @app.query()
 def _query_node(message, context):
-    config = ConfigRecord({records.CLIENT: client_of(context)})
+    numbers = {
+        records.CLIENT: client_of(context),
+        records.CLIENTS: _of_node(context, "num-partitions"),
+    }
+    config = ConfigRecord(numbers)
     return Message(RecordDict({records.CONFIG: config}), reply_to=message)
 
 
@@ -152,37 +185,18 @@ def _host_evaluate(message, context):
 
 def _node_app(context):
     """The app of a node that is a client of its own, by the task that the run names."""
-    if "task" not in context.run_config:
-        raise ValueError(
-            'The run\'s config names no task. Expected `task = "module"` in '
-            "[tool.flwr.app.config]."
-        )
-    clients = int(context.node_config.get("num-partitions", 0))
-    settings = tuple(sorted(run_settings(context.run_config).items()))
-    return _named_app(context.run_config["task"], clients, settings)
-
-
-def run_settings(run_config):
-    """The fields of `Task` that a run's config sets: epochs, batch size and so on."""
-    kinds = {"epochs": int, "batch-size": int, "validation-split": float, "seed": int}
-    return {
-        name.replace("-", "_"): kind(run_config[name])
-        for name, kind in kinds.items()
-        if name in run_config
-    }
+    clients = _of_node(context, "num-partitions")
+    return _named_app(tuple(sorted(context.run_config.items())), clients)
 
 
 @functools.lru_cache(maxsize=1)
-def _named_app(name, clients, settings):
-    task = load_task(name, **dict(settings))
-    load_data = task.clients
-    task.clients = lambda client: load_data(client, clients)
-    return make_client_app(task)
+def _named_app(settings, clients):
+    return make_client_app(named_task(dict(settings), clients))
 
 
 @functools.lru_cache(maxsize=1)
 def _stored_app(path):
-    return make_client_app(cloudpickle.loads(pathlib.Path(path).read_bytes()))
+    return make_client_app(pickle.loads(pathlib.Path(path).read_bytes()))
 
 
 def _host(message, context, kind):

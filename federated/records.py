@@ -20,6 +20,7 @@ STRENGTHS = "strengths"
 EPOCHS = "epochs"
 PERSONAL = "personal"  # keys of the weights that stay at the client
 CLIENT = "client"
+CLIENTS = "clients"
 HOSTED = "hosted"
 OPTIMIZER = "optimizer"  # of `federated.optimizers`, in the place of the model's
 BEFORE = "steps-before"  # the sum of the optimizer's steps in the rounds before
@@ -29,7 +30,8 @@ TAKEN = "steps"  # the sum of those in this round
 def weight_keys(model):
     """A key for each weight of a model: its place, and its path for people.
 
-    The place alone identifies it: Keras numbers names anew in every process.
+    The place alone identifies it: a layer that the user makes outside of
+    `build_model` can have another name in another process.
 
     Args:
         model: A built `keras.Model`.
@@ -41,9 +43,9 @@ def weight_keys(model):
 
     >>> import keras
     >>> from federated.records import weight_keys
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, name="a")])
-    >>> weight_keys(model)
-    ['000/a/kernel', '001/a/bias']
+    >>> layer = keras.layers.Dense(1, name="head")
+    >>> weight_keys(keras.Sequential([keras.Input((2,)), layer], name="model"))
+    ['000/model/head/kernel', '001/model/head/bias']
     """
     return [f"{i:03d}/{weight.path}" for i, weight in enumerate(model.weights)]
 

@@ -13,7 +13,9 @@ def generator(*entropy):
     Args:
         entropy: Non-negative integers.
     """
-    return np.random.default_rng(np.random.SeedSequence(entropy))
+    # By the spawn key, (1, 2) and (1, 2, 0) are different places.
+    seed, *place = entropy
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=place))
 
 
 @contextlib.contextmanager

@@ -3,14 +3,25 @@
 import dataclasses
 import importlib
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import keras
+import numpy as np
 
 from federated.clients import Clients
 from federated.seeds import generator, seeded
 from kerasreg.regularizers import regularize
 from kerasreg.regularizers.base import check_count
+
+
+def _settings():
+    """Keras's settings that a model depends on, to build it in other processes."""
+    return (
+        keras.config.dtype_policy(),
+        keras.config.floatx(),
+        keras.config.image_data_format(),
+    )
 
 
 @dataclasses.dataclass
@@ -29,6 +40,7 @@ class Task:
             and evaluates by.
         seed: Non-negative integer.
         mods: Flower's mods, applied around the training of every client.
+        settings: Keras's global settings, by default those that hold now.
 
     Raises:
         TypeError, ValueError: If an argument is none of those.
@@ -42,6 +54,7 @@ class Task:
     validation_split: float = 0.0
     seed: int = 0
     mods: tuple = ()
+    settings: tuple = dataclasses.field(default_factory=_settings)
 
     def __post_init__(self):
         if not callable(self.build_model):
@@ -51,6 +64,10 @@ class Task:
                 f"Received: build_model={self.build_model!r}"
             )
         check_count("epochs", self.epochs)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer):
+            raise TypeError(_not_a_seed(self.seed))
+        if self.seed < 0:
+            raise ValueError(_not_a_seed(self.seed))
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
         if not 0 <= self.validation_split < 1:
@@ -60,9 +77,20 @@ class Task:
             )
 
     def model(self):
-        """A new model, with the weights that the seed gives and the penalties."""
-        with seeded(self.seed):
-            model = self.build_model()
+        """A new model, with the weights that the seed gives and the penalties.
+
+        It is built in a thread of its own: Keras numbers the names of layers anew in
+        each thread, so that they are the same in every process.
+        """
+        with seeded(self.seed), futures.ThreadPoolExecutor(max_workers=1) as thread:
+            return thread.submit(self._model).result()
+
+    def _model(self):
+        policy, floatx, image_data_format = self.settings
+        keras.config.set_floatx(floatx)
+        keras.config.set_image_data_format(image_data_format)
+        keras.config.set_dtype_policy(policy)  # for this thread
+        model = self.build_model()
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "Invalid result of `build_model`. Expected a keras.Model. "
@@ -76,6 +104,13 @@ class Task:
             )
         if self.penalties is not None:
             regularize(model, self.penalties)
+        layers = model._flatten_layers()
+        if isinstance(self.clients, Clients) and any(
+            hasattr(layer, "num_examples") for layer in layers
+        ):  # a client's trainer says its own number
+            set_num_examples(
+                model, sum(map(self.clients.num_examples, range(len(self.clients))))
+            )
         return model
 
     def data(self, client):
@@ -101,6 +136,13 @@ class Task:
             )
         order = generator(self.seed, client).permutation(total)
         return _rows(data, order[held_out:]), _rows(data, order[:held_out])
+
+
+def _not_a_seed(seed):
+    return (
+        "Invalid value for argument `seed`. Expected a non-negative integer. "
+        f"Received: seed={seed!r}"
+    )
 
 
 def _rows(data, rows):
@@ -132,3 +174,58 @@ def load_task(name, **settings):
     names = [f.name for f in dataclasses.fields(Task)]
     own = {n: getattr(module, n) for n in names[2:] if hasattr(module, n)}
     return Task(module.build_model, module.load_data, **{**own, **settings})
+
+
+def named_task(run_config, num_clients):
+    """The task of the module that a run of Flower names, with what the run sets.
+
+    A setting that is `""` counts as absent: TOML has no null.
+
+    Args:
+        run_config: Dict with `task`, the name of the module, and maybe `epochs`,
+            `batch-size`, `validation-split` and `seed`. It is not changed: Flower
+            would answer that with errors.
+        num_clients: Number of clients, which the module's `load_data` is told.
+
+    Raises:
+        ValueError: If it names no module, or a setting is no number.
+        ImportError, AttributeError: See `load_task`.
+    """
+    if not run_config.get("task"):
+        raise ValueError(
+            'The run\'s config names no task. Expected `task = "module"` in '
+            "[tool.flwr.app.config]."
+        )
+    kinds = {"epochs": int, "batch-size": int, "validation-split": float, "seed": int}
+    settings = read_settings(run_config, kinds)
+    task = load_task(
+        run_config["task"],
+        **{name.replace("-", "_"): value for name, value in settings.items()},
+    )
+    load_data = task.clients
+    task.clients = lambda client: load_data(client, num_clients)
+    return task
+
+
+def read_settings(run_config, kinds):
+    """The numbers in a run's config.
+
+    Args:
+        run_config: Dict.
+        kinds: Dict from the names to `int` or `float`.
+
+    Raises:
+        ValueError: If one is no such number.
+    """
+    found = {}
+    for name, kind in kinds.items():
+        value = run_config.get(name, "")
+        if value == "":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | kind):
+            raise ValueError(
+                f"Invalid value for `{name}` in the run's config. Expected a number "
+                f"({kind.__name__}). Received: {name}={value!r}"
+            )
+        found[name] = kind(value)
+    return found

@@ -2,9 +2,11 @@
 
 import functools
 import math
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from federated.optimizers import local_optimizer
 from federated.records import TAKEN, place, weight_keys
@@ -12,14 +14,15 @@ from federated.seeds import generator
 from kerasreg.callbacks.data_loss import DataLoss
 from kerasreg.layers import set_num_examples
 from kerasreg.regularizers import Anchored, Penalty, as_penalty
+from kerasreg.regularizers.attach import separate
 
 
 class Trainer:
     """Trains and evaluates clients, one after the other, with one model.
 
-    A whole local epoch is one traced function; a client costs an assignment of the
-    weights, never a new model. Whatever a client left behind (optimizer, random seeds,
-    metrics) is set back before the next one.
+    A client costs two calls of traced functions and never a new model: the first sets
+    back whatever the client before left behind (weights, optimizer, random seeds,
+    metrics), the second runs all local epochs.
 
     Args:
         task: A `federated.task.Task`.
@@ -28,15 +31,28 @@ class Trainer:
     def __init__(self, task):
         self.task = task
         self.model = task.model()
+        separate(self.model)
         self.keys = weight_keys(self.model)
+        self._weights = self.model.weights
         self._seeds = [
             v for v in self.model.variables if v.path.endswith("seed_generator_state")
         ]
-        self._anchored: list[Anchored] = []
+        self._strengths = {
+            place: weight.regularizer.strength
+            for place, weight in enumerate(self._weights)
+            if isinstance(weight.regularizer, Penalty)
+        }
+        self._now = dict(self._strengths)
+        self._bayesian = any(
+            hasattr(layer, "num_examples") for layer in self.model._flatten_layers()
+        )
+        self._anchored: list = []
+        self._mu = 0.0
         self._loss = DataLoss.of(self.model)
-        self._built = False
-        self._train = self._test = None
         self._own, self._optimizer = self.model.optimizer, None
+        self._reset: Any = None
+        self._traced: dict = {}
+        self._own_logs: dict = {}
 
     def train(
         self,
@@ -53,11 +69,12 @@ class Trainer:
         """Train from the server's weights on a client's examples.
 
         Args:
-            arrays: Dict from the keys of the server to weights.
+            arrays: Dict from the keys of the server to weights, arrays or tensors.
             client: Number of the client.
             server_round: Number of the round.
             mu: Strength of the pull towards the server's weights (FedProx).
-            strengths: Dict from the key of a weight to the strength of its penalty.
+            strengths: Dict from the key of a weight to the strength of its penalty;
+                the others have those of the task.
             epochs: Epochs, instead of the task's.
             optimizer: Name in `federated.optimizers.OPTIMIZERS`, instead of the
                 model's own optimizer.
@@ -67,29 +84,26 @@ class Trainer:
             The list of new weights, the number of examples, and a dict of metrics.
         """
         self._use(optimizer)
-        data, _ = self.task.data(client)
-        total = len(keras.tree.flatten(data)[0])
-        self._begin(arrays, data, total, mu, strengths, (server_round, client, 0))
+        data = self._tensors(self.task.data(client)[0])
+        total = _rows(data)
+        at = (server_round, client)
+        self._begin(True, arrays, data, total, mu, strengths, (*at, 0))
         if optimizer is not None:
             self.model.optimizer.begin(before)
-        rng = generator(self.task.seed, server_round, client)
+        rng = generator(self.task.seed, *at)
         epochs = self.task.epochs if epochs is None else epochs
-        order = np.concatenate([rng.permutation(total) for _ in range(epochs)])
-        self._run(
-            True, data, order.reshape(epochs, total), self.task.batch_size or total
-        )
-        logs = self._logs(training=True)
-        if optimizer is None:
-            weights = [np.asarray(w) for w in self.model.get_weights()]
-            return weights, total, logs
-        logs[TAKEN] = float(self.model.optimizer.taken)
-        return self.model.optimizer.sent(self.model.weights), total, logs
+        order = np.stack([rng.permutation(total) for _ in range(epochs)])
+        weights, logs = self._run(True, data, order, self.task.batch_size or total)
+        if optimizer is not None:
+            weights = self.model.optimizer.sent(self._weights)
+            logs[TAKEN] = float(self.model.optimizer.taken)
+        return weights, total, logs
 
     def evaluate(self, arrays, client, server_round, *, strengths=None):
         """Evaluate weights on what a client holds out, or else on all it has.
 
         Args:
-            arrays: Dict from the keys of the server to weights.
+            arrays: Dict from the keys of the server to weights, arrays or tensors.
             client: Number of the client.
             server_round: Number of the round.
             strengths: Dict from the key of a weight to the strength of its penalty.
@@ -98,32 +112,44 @@ class Trainer:
             The number of examples, and a dict of metrics.
         """
         training, held_out = self.task.data(client)
-        data = training if held_out is None else held_out
-        total = len(keras.tree.flatten(data)[0])
-        self._begin(arrays, data, total, 0.0, strengths, (server_round, client, 1))
-        self._run(
-            False, data, np.arange(total)[None], max(self.task.batch_size or 0, 256)
-        )
-        return total, self._logs(training=False)
+        data = self._tensors(training if held_out is None else held_out)
+        total = _rows(data)
+        at = (server_round, client, 1)
+        self._begin(False, arrays, data, total, 0.0, strengths, at)
+        order = np.arange(total)[None]
+        _, logs = self._run(False, data, order, max(self.task.batch_size or 0, 256))
+        return total, logs
 
-    def _begin(self, arrays, data, total, mu, strengths, at):
+    def _begin(self, training, arrays, data, total, mu, strengths, at):
         """Set everything to what it is at the start of a client."""
-        self._build(data)
-        self.model.set_weights(self._placed(arrays))
         self._pull(mu)
-        for key, strength in (strengths or {}).items():
-            self.model.weights[place(key)].regularizer.strength = strength
-        for variable, value in self._initial:
-            variable.assign(value)
-        rng = generator(self.task.seed, *at)
-        for state in self._seeds:
-            state.assign(rng.integers(2**31, size=state.shape))
+        self._strengthen(strengths or {})
         if self._bayesian:
             set_num_examples(self.model, total)
-        self.model.reset_metrics()
-        if self._loss:
-            self._loss.reset(True)
-            self._loss.reset(False)
+        if self._reset is None:
+            self._reset = self._resetting()
+        if training not in self._own_logs:
+            self._own_logs[training] = self._probed(training, data, total)
+        rng = generator(self.task.seed, *at)
+        seeds = [rng.integers(2**31, size=s.shape, dtype="uint32") for s in self._seeds]
+        self._reset(self._placed(arrays), [ops.convert_to_tensor(s) for s in seeds])
+
+    def _placed(self, arrays):
+        """The server's arrays in the order of the model's weights, checked."""
+        by_place = {place(key): array for key, array in arrays.items()}
+        if sorted(by_place) != list(range(len(self._weights))):
+            raise ValueError(
+                f"Received {len(by_place)} arrays for {len(self._weights)} weights."
+            )
+        placed = []
+        for i, weight in enumerate(self._weights):
+            if tuple(weight.shape) != tuple(by_place[i].shape):
+                raise ValueError(
+                    f"Received an array of shape {tuple(by_place[i].shape)} for the "
+                    f"weight {weight.path} of shape {tuple(weight.shape)}."
+                )
+            placed.append(ops.convert_to_tensor(by_place[i], dtype=weight.dtype))
+        return placed
 
     def _use(self, optimizer):
         """Train by the optimizer of this name, or by the model's own for `None`."""
@@ -133,92 +159,153 @@ class Trainer:
             self._own if optimizer is None else local_optimizer(self._own, optimizer)
         )
         self._optimizer = optimizer
-        self._built, self._train = False, None
-
-    def _placed(self, arrays):
-        """The server's arrays in the order of the model's weights, checked."""
-        weights = self.model.weights
-        by_place = {place(key): array for key, array in arrays.items()}
-        if sorted(by_place) != list(range(len(weights))):
-            raise ValueError(
-                f"Received {len(by_place)} arrays for {len(weights)} weights."
-            )
-        placed = [by_place[i] for i in range(len(weights))]
-        for weight, array in zip(weights, placed, strict=True):
-            if tuple(weight.shape) != array.shape:
-                raise ValueError(
-                    f"Received an array of shape {array.shape} for the weight "
-                    f"{weight.path} of shape {tuple(weight.shape)}."
-                )
-        return placed
+        self._forget()
 
     def _pull(self, mu):
-        """Anchor all weights to their present values, FedProx's client term."""
+        """Pull all weights towards those that are sent, FedProx's client term."""
         if mu and not self._anchored:
             for weight in self.model.trainable_weights:
                 inner = as_penalty(weight.regularizer)
                 weight.regularizer = Anchored(inner, mu, anchor=weight)
                 self._anchored.append(weight)
-            self._train = None  # to be traced with it
-        for weight in self._anchored:
-            weight.regularizer.mu = mu
-            weight.regularizer.anchor(weight)
+            self._forget()
+        if mu != self._mu:
+            for weight in self._anchored:
+                weight.regularizer.mu = mu
+            self._mu = mu
 
-    def _build(self, data):
-        """Make the variables of optimizer and metrics, by a step that is undone."""
-        if self._built:
-            return
+    def _strengthen(self, strengths):
+        """Set the strengths of the penalties that differ from what they are."""
+        wanted = {place(key): float(value) for key, value in strengths.items()}
+        for i, strength in (self._strengths | wanted).items():
+            if i not in self._strengths:
+                raise ValueError(
+                    f"Received a strength for {self._weights[i].path}, which has no "
+                    "penalty."
+                )
+            if strength != self._now[i]:
+                self._weights[i].regularizer.strength = strength
+                self._now[i] = strength
+
+    def _forget(self):
+        """Have everything traced anew: the optimizer or the loss is another."""
+        self._reset, self._traced, self._own_logs = None, {}, {}
+
+    def _resetting(self):
+        """The function that sets back all state."""
+        import tensorflow as tf  # tensorflow: one traced function
+
         model = self.model
         model.optimizer.build(model.trainable_variables)
-        self._initial = [(v, v.numpy()) for v in model.optimizer.variables]
-        strengths = [
-            (w.regularizer, w.regularizer.strength)
-            for w in model.weights
-            if isinstance(w.regularizer, Penalty)
-        ]
-        model.train_step(keras.tree.map_structure(lambda a: _tensor(a[:1]), data))
-        for penalty, strength in strengths:
-            penalty.strength = strength
-        self._bayesian = any(
-            hasattr(layer, "num_examples") for layer in model._flatten_layers()
-        )
-        self._built = True
+        # What is zero need not be kept.
+        kept = [(v, v.numpy()) for v in model.optimizer.variables]
+        initial = [(v, tf.constant(a) if a.any() else None) for v, a in kept]
+
+        @tf.autograph.experimental.do_not_convert
+        def reset(weights, seeds):
+            for weight, value in zip(self._weights, weights, strict=True):
+                weight.assign(value)
+            for weight in self._anchored:
+                weight.regularizer.anchor(weight.value)
+            for variable, value in initial:
+                variable.assign(ops.zeros_like(variable) if value is None else value)
+            for state, value in zip(self._seeds, seeds, strict=True):
+                state.assign(value)
+            model.reset_metrics()
+            if self._loss:
+                self._loss.reset(True)
+                self._loss.reset(False)
+
+        return reset if model.run_eagerly else tf.function(reset)
+
+    def _probed(self, training, data, total):
+        """Zeros for the logs of a step that reports something else than its metrics.
+
+        The step, whose effects are set back, also makes the metrics' variables. As
+        with `fit`, logs that are no metrics are those of the last batch.
+        """
+        step = self.model.train_step if training else self.model.test_step
+        size = min(self.task.batch_size or total, total)
+        logs = step(keras.tree.map_structure(lambda a: a[:size], data))
+        if set(logs) == set(self.model.get_metrics_result()):
+            return {}
+        return {k: ops.zeros_like(v) for k, v in logs.items() if not len(v.shape)}
 
     def _run(self, training, data, order, batch_size):
+        """Run the batches, and read the weights and the metrics."""
         import tensorflow as tf  # tensorflow: one traced loop over the batches
 
-        if self._train is None:
-            self._train = self._traced(tf, self.model.train_step)
-        if self._test is None:
-            self._test = self._traced(tf, self.model.test_step)
-        run = self._train if training else self._test
-        run(
-            keras.tree.map_structure(tf.constant, data),
-            tf.constant(order, "int64"),
-            tf.constant(batch_size, "int64"),
+        kind = training, *(_spec(a) for a in keras.tree.flatten(data))
+        if kind not in self._traced:
+            self._traced[kind] = self._tracing(training, data)
+        weights, logs = self._traced[kind](
+            data, tf.constant(order, "int64"), tf.constant(batch_size, "int64")
         )
+        logs = {name: value.numpy() for name, value in logs.items()}
+        logs = {name: float(v) for name, v in logs.items() if not v.ndim}
+        return [w.numpy() for w in weights], {
+            name: value
+            for name, value in logs.items()
+            if not math.isnan(value) or name == "loss"
+        }
 
-    def _traced(self, tf, step):
-        if self.model.jit_compile:
+    def _tracing(self, training, data):
+        """The function that runs the batches of clients of all sizes."""
+        import tensorflow as tf  # tensorflow: autograph makes the loop
+
+        model = self.model
+        step = model.train_step if training else model.test_step
+        if model.jit_compile:
             step = tf.function(step, jit_compile=True, reduce_retracing=True)
+        own_logs = self._own_logs[training]
+
+        @tf.autograph.experimental.do_not_convert
+        def on(data, rows):
+            take = functools.partial(tf.gather, indices=rows)
+            logs = step(keras.tree.map_structure(take, data))
+            return {name: logs[name] for name in own_logs}
+
+        @tf.autograph.experimental.do_not_convert
+        def outcome(logs):
+            if training:
+                model.optimizer.finalize_variable_values(model.trainable_weights)
+            logs = logs or model.get_metrics_result()
+            if self._loss:
+                logs["data_loss"] = self._loss.result(training)
+            weights = self._weights if training else []
+            return [ops.convert_to_tensor(w) for w in weights], logs
 
         def run(data, order, batch_size):
-            total = tf.shape(order, "int64")[1]
-            for epoch in tf.range(tf.shape(order, "int64")[0]):
-                for start in tf.range(tf.zeros_like(total), total, batch_size):
-                    rows = order[epoch, start : start + batch_size]
-                    take = functools.partial(tf.gather, indices=rows)
-                    step(keras.tree.map_structure(take, data))
+            logs = own_logs
+            shape = tf.shape(order, "int64")
+            for epoch in tf.range(shape[0]):
+                for start in tf.range(tf.zeros_like(batch_size), shape[1], batch_size):
+                    logs = on(data, order[epoch, start : start + batch_size])
+            return outcome(logs)
 
-        return tf.function(run, reduce_retracing=True)
+        if model.run_eagerly:
+            return run
+        spec = keras.tree.map_structure(_spec, data)
+        integer = tf.TensorSpec((), "int64")
+        orders = tf.TensorSpec((None, None), "int64")
+        return tf.function(run).get_concrete_function(spec, orders, integer)
 
-    def _logs(self, training):
-        logs = {k: float(v) for k, v in self.model.get_metrics_result().items()}
-        data_loss = self._loss and self._loss.read(training)
-        if data_loss is not None:
-            logs["data_loss"] = data_loss
-        return {k: v for k, v in logs.items() if not math.isnan(v) or k == "loss"}
+    def _tensors(self, data):
+        """Data as tensors, floats in Keras's precision, as `fit` has them."""
+        return keras.tree.map_structure(_tensor, data)
 
 
 def _tensor(array):
-    return keras.ops.convert_to_tensor(array)
+    floats = np.issubdtype(array.dtype, np.floating)
+    return ops.convert_to_tensor(array, keras.config.floatx() if floats else None)
+
+
+def _rows(data):
+    return len(keras.tree.flatten(data)[0])
+
+
+def _spec(tensor):
+    """What is the same for clients of all sizes."""
+    import tensorflow as tf  # tensorflow: a type that tracing knows
+
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype)

@@ -47,6 +47,12 @@ class DataLoss:
         """Forget what was measured, in training or in validation."""
         self._means[training].reset_state()
 
+    def result(self, training=True):
+        """The mean loss an example since `reset`, a tensor; NaN without batches."""
+        mean = self._means[training]
+        seen = ops.cast(ops.sum(mean.count), "float32")
+        return ops.where(seen > 0, mean.result(), float("nan"))
+
     def read(self, training=True):
         """The mean loss an example since `reset`, a float; `None` without batches."""
         mean = self._means[training]

@@ -103,12 +103,13 @@ class Anchored(Penalty):
         Raises:
             ValueError: If an anchor of another shape is there already.
         """
-        w = ops.convert_to_numpy(w)
         if self._anchor is None:
+            w = np.asarray(ops.convert_to_numpy(w), "float32")
             self._anchor = keras.Variable(
-                np.asarray(w, "float32"), trainable=False, autocast=False, name="anchor"
+                w, trainable=False, autocast=False, name="anchor"
             )
         else:
+            w = ops.convert_to_tensor(w)
             self._check_shape(w.shape)
             self._anchor.assign(w)
 
