@@ -115,7 +115,8 @@ class Composite(Wrapper):
         """
         penalties, values = self._penalties(), records.read_arrays(arrays)
         if step:
-            for key, penalty in penalties.items():
+            for key in self._mapped(arrays):
+                penalty = penalties[records.place(key)]
                 mapped = penalty.prox(ops.convert_to_tensor(values[key]), step)
                 values[key] = ops.convert_to_numpy(mapped).astype(values[key].dtype)
         return records.write_arrays(values, values.values())
@@ -123,15 +124,19 @@ class Composite(Wrapper):
     def zeros(self, arrays):
         """Share of exact zeros among the weights with such a penalty."""
         values = records.read_arrays(arrays)
-        parts = [values[key].ravel() for key in self._penalties()]
+        parts = [values[key].ravel() for key in self._mapped(values)]
         return float(np.mean(np.concatenate(parts) == 0))
 
+    def _mapped(self, keys):
+        """Those keys whose weights clients leave to the map."""
+        penalties = self._penalties()
+        return [key for key in keys if records.place(key) in penalties]
+
     def _penalties(self):
-        """Dict from key to penalty, of the weights that clients leave to the map."""
-        keys = records.weight_keys(self._model)
+        """Dict from a weight's place to the penalty that clients leave to the map."""
         return {
-            key: proximal_penalty(weight)
-            for key, weight in zip(keys, self._model.weights, strict=True)
+            place: proximal_penalty(weight)
+            for place, weight in enumerate(self._model.weights)
             if weight.trainable and proximal_penalty(weight) is not None
         }
 

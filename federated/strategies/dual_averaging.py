@@ -81,11 +81,12 @@ class FederatedDualAveraging(Composite):
             ValueError: If a penalty is not convex.
         """
         super().bind(model)
-        for key, penalty in self._penalties().items():
+        for place, penalty in self._penalties().items():
             if penalty.longest_step is not None:
                 raise ValueError(
                     "FederatedDualAveraging needs convex penalties: its map's step "
-                    f"grows without bound. Received: {penalty!r} on {key}"
+                    f"grows without bound. Received: {penalty!r} on "
+                    f"{model.weights[place].path}"
                 )
 
     def configure_train(self, server_round, arrays, config, grid):

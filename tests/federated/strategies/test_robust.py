@@ -1,0 +1,365 @@
+"""Robust: what is poisoned is not in the aggregate, and it is said whose it was."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import strategy as flower
+
+import federated
+from federated import records
+from federated.strategies import Robust, Wrapper
+from tests.federated import replies
+from tests.federated.models import build_linear, linear_data, split
+
+HONEST, POISONED = 6, 2  # numbers of clients, and the number of the bad one
+KERNEL, BIAS = "000/kernel", "001/bias"
+
+
+ARRAYS = {KERNEL: np.ones((3, 2), "float32"), BIAS: np.zeros(2, "float32")}
+
+
+def _honest(client, server_round=1):
+    """A client's reply: the same, however often it is asked for."""
+    rng = np.random.default_rng([client, server_round])
+    moved = {
+        key: (a + 0.1 * rng.normal(size=a.shape)).astype("float32")
+        for key, a in ARRAYS.items()
+    }
+    return replies.reply(moved, client, 10 + client, loss=rng.random())
+
+
+def _begin():
+    return records.write_arrays(ARRAYS, ARRAYS.values())
+
+
+def _kernel(change):
+    """Poison that replaces the kernel."""
+
+    def poison(content):
+        arrays = records.read_arrays(content[records.ARRAYS])
+        arrays[KERNEL] = change(arrays[KERNEL])
+        content[records.ARRAYS] = records.write_arrays(arrays, arrays.values())
+
+    return poison
+
+
+def _first(value):
+    def change(kernel):
+        kernel = kernel.copy()
+        kernel[0, 0] = value
+        return kernel
+
+    return _kernel(change)
+
+
+def _keys(change):
+    """Poison that changes the list of (key, array)."""
+
+    def poison(content):
+        pairs = change(list(content[records.ARRAYS].items()))
+        content[records.ARRAYS] = ArrayRecord(dict(pairs))
+
+    return poison
+
+
+def _metrics(**changes):
+    def poison(content):
+        metrics = dict(content[records.METRICS])
+        for name, value in changes.items():
+            name = name.replace("_", "-")
+            metrics.pop(name, None)
+            if value is not None:
+                metrics[name] = value
+        content[records.METRICS] = MetricRecord(metrics)
+
+    return poison
+
+
+def _empty(content):
+    for name in list(content):
+        del content[name]
+
+
+def _no_arrays(content):
+    del content[records.ARRAYS]
+
+
+def _no_metrics(content):
+    del content[records.METRICS]
+
+
+def _two_records(content):
+    content["more"] = content[records.ARRAYS]
+
+
+def _broken(content):
+    array = Array(np.zeros((3, 2), "float32"))
+    array.data = array.data[:-4]
+    content[records.ARRAYS][KERNEL] = array
+
+
+POISONS = {
+    "NaN": (_first(np.nan), f"NaN or infinity in '{KERNEL}'"),
+    "infinity": (_first(np.inf), f"NaN or infinity in '{KERNEL}'"),
+    "shape": (
+        _kernel(lambda k: k.T),
+        f"shape (2, 3) instead of (3, 2) of '{KERNEL}'",
+    ),
+    "scalar": (
+        _kernel(lambda k: k[0, 0]),
+        f"shape () instead of (3, 2) of '{KERNEL}'",
+    ),
+    "float16": (
+        _kernel(lambda k: k.astype("float16")),
+        f"dtype float16 instead of float32 of '{KERNEL}'",
+    ),
+    "integers": (
+        _kernel(lambda k: k.astype("int32")),
+        f"dtype int32 instead of float32 of '{KERNEL}'",
+    ),
+    "missing weight": (
+        _keys(lambda pairs: pairs[:1]),
+        "the weights ['001/bias'] are missing",
+    ),
+    "unknown weight": (
+        _keys(lambda pairs: [*pairs, ("002/other", pairs[0][1])]),
+        "unknown weights ['002/other']",
+    ),
+    "wrong name": (
+        _keys(lambda pairs: [("000/other", pairs[0][1]), *pairs[1:]]),
+        f"the weights ['{KERNEL}'] are missing",
+    ),
+    "order": (_keys(lambda pairs: pairs[::-1]), "the weights are in another order"),
+    "norm": (
+        _kernel(lambda k: k + 10.0),
+        "the norm of its update, 24.6, is an outlier",
+    ),
+    "no examples": (_metrics(num_examples=0), "the number of examples is 0"),
+    "negative examples": (_metrics(num_examples=-5), "the number of examples is -5"),
+    "NaN examples": (_metrics(num_examples=np.nan), "the number of examples is nan"),
+    "infinite examples": (
+        _metrics(num_examples=10**400),
+        "the number of examples is 1000",
+    ),
+    "list of examples": (_metrics(num_examples=[3]), "the number of examples is [3]"),
+    "unsaid examples": (_metrics(num_examples=None), "the number of examples is None"),
+    "absurd examples": (
+        _metrics(num_examples=10**9),
+        "the number of examples, 1e+09, is more than 100 times the median, ",
+    ),
+    "NaN metric": (_metrics(loss=np.nan), "NaN or infinity in the metric 'loss'"),
+    "other metrics": (
+        _metrics(loss=None),
+        "other metrics than most clients: ['num-examples']",
+    ),
+    "empty": (_empty, "the records of arrays [] instead of one, 'arrays'"),
+    "no metrics": (_no_metrics, "0 records of metrics instead of one"),
+    "no arrays": (_no_arrays, "the records of arrays [] instead of one, 'arrays'"),
+    "two records": (
+        _two_records,
+        "the records of arrays ['arrays', 'more'] instead of one, 'arrays'",
+    ),
+    "broken bytes": (_broken, "the weights cannot be read: "),
+}
+
+
+def _poisoned(poison, server_round=1):
+    reply = _honest(POISONED, server_round)
+    poison(reply.content)
+    return reply
+
+
+class Reading(Wrapper):
+    """As an adaptive strategy does, reads what clients measured."""
+
+    def configure_train(self, server_round, arrays, config, grid):
+        records.write_strengths(config, {KERNEL: 0.1 * server_round})
+        return super().configure_train(server_round, arrays, config, grid)
+
+
+def _some(cls, **arguments):
+    return cls(min_train_nodes=1, min_available_nodes=1, **arguments)
+
+
+STRATEGIES = {
+    "FedAvg": lambda: _some(flower.FedAvg),
+    "FedAdam": lambda: _some(flower.FedAdam),
+    "FedMedian": lambda: _some(flower.FedMedian),
+    "Krum": lambda: _some(flower.Krum, num_malicious_nodes=1),
+    "FedProx": lambda: _some(flower.FedProx, proximal_mu=0.1),
+    "central privacy": lambda: flower.DifferentialPrivacyServerSideFixedClipping(
+        _some(flower.FedAvg), 0.1, 0.2, HONEST
+    ),
+    "adaptive privacy": lambda: flower.DifferentialPrivacyServerSideAdaptiveClipping(
+        _some(flower.FedAvg), 0.1, HONEST
+    ),
+    "client-side privacy": lambda: flower.DifferentialPrivacyClientSideFixedClipping(
+        _some(flower.FedAvg), 0.1, 0.2, HONEST
+    ),
+    "a wrapper inside": lambda: Reading(_some(flower.FedAvg)),
+}
+
+
+def _run(strategy, rounds, poison=None):
+    """What two rounds of fake replies make, with a bad client or without it."""
+    arrays = _begin()
+    for server_round in range(1, rounds + 1):
+        np.random.seed(server_round)  # noqa: NPY002 - the noise of Flower's privacy
+        grid = replies.grid(HONEST + 1)
+        list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
+        received = [
+            _honest(k, server_round) for k in range(HONEST + 1) if k != POISONED
+        ]
+        if poison:
+            received.insert(POISONED, _poisoned(poison, server_round))
+        arrays, metrics = strategy.aggregate_train(server_round, received)
+    return records.read_arrays(arrays), dict(metrics)
+
+
+def _assert_same(mine, theirs):
+    assert list(mine[0]) == list(theirs[0])
+    for key, array in theirs[0].items():
+        np.testing.assert_array_equal(mine[0][key], array)
+    assert mine[1] == theirs[1]
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_nothing_poisoned_is_in_the_aggregate_and_it_is_said_why(poison):
+    change, reason = POISONS[poison]
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    mine = _run(strategy, 1, change)
+    _assert_same(mine, _run(STRATEGIES["FedAvg"](), 1))
+    rejected = strategy.report()["rejected"]
+    assert list(rejected) == [str(POISONED)]
+    assert rejected[str(POISONED)].startswith(reason)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("poison", ["NaN", "shape", "norm", "absurd examples", "empty"])
+def test_any_strategy_sees_the_honest_clients_alone(strategy, poison):
+    make = STRATEGIES[strategy]
+    mine = _run(Robust(make()), 2, POISONS[poison][0])
+    _assert_same(mine, _run(make(), 2))
+
+
+def test_it_works_inside_a_wrapper():
+    mine = _run(Reading(Robust(STRATEGIES["FedAvg"]())), 2, POISONS["NaN"][0])
+    _assert_same(mine, _run(STRATEGIES["FedAvg"](), 2))
+
+
+def test_honest_clients_are_left_alone():
+    for make in STRATEGIES.values():
+        strategy = Robust(make())
+        _assert_same(_run(strategy, 3), _run(make(), 3))
+        assert strategy.report() == {}
+
+
+@pytest.mark.parametrize("clients", [3, 10])
+def test_false_alarms_of_the_norm(clients):
+    # Norms that differ by a factor of e in standard deviation, as of clients with
+    # very different numbers of examples. Of 2e4 clients 1.1 % (among 3) and 0.09 %
+    # (among 10) are expected; the bounds are three standard errors above.
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    rng = np.random.default_rng(0)
+    norms = np.exp(rng.normal(size=(20_000 // clients, clients)))
+    alarms = np.mean([row > strategy._norm_bound(row)[0] for row in norms])
+    assert alarms < {3: 0.0135, 10: 0.0016}[clients]
+
+
+def test_an_outlier_is_found_among_clients_that_differ_little_or_much():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    assert strategy._norm_bound([1.0, 1.0, 1.1, 50.0])[0] < 50
+    assert strategy._norm_bound([1.0, 1.1, 1.2, 4.0])[0] > 4  # less than 5 medians
+    assert strategy._norm_bound([0.1, 1.0, 10.0, 50.0])[0] > 50  # they differ as much
+    assert strategy._norm_bound([1.0, 1e300])[0] == np.inf  # who of both?
+    assert strategy._norm_bound([0.0, 0.0, 0.0, 1.0])[0] == np.inf
+
+
+def _evaluation(client, **metrics):
+    return replies.reply({}, client, 10, "evaluate", **metrics)
+
+
+def test_evaluation_is_checked():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    received = [_evaluation(k, loss=float(k)) for k in (1, 2, 3)]
+    bad = [_evaluation(4, loss=np.nan), _evaluation(5, loss=1.0, other=2.0)]
+    metrics = strategy.aggregate_evaluate(1, [*bad, *received])
+    assert dict(metrics) == {"loss": pytest.approx(2.0)}
+    assert strategy.report() == {
+        "rejected_evaluation": {
+            "4": "NaN or infinity in the metric 'loss'",
+            "5": "other metrics than most clients: ['loss', 'num-examples', 'other']",
+        }
+    }
+    assert strategy.aggregate_evaluate(1, bad[:1]) is None
+
+
+def test_a_reply_of_a_client_that_was_not_asked():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    list(strategy.configure_train(1, _begin(), ConfigRecord(), replies.grid(1)))
+    aggregate, _ = strategy.aggregate_train(1, [_honest(0), _honest(4)])
+    expected, _ = STRATEGIES["FedAvg"]().aggregate_train(1, [_honest(0)])
+    for mine, theirs in zip(
+        replies.as_arrays(aggregate), replies.as_arrays(expected), strict=True
+    ):
+        np.testing.assert_array_equal(mine, theirs)
+    assert strategy.report() == {"rejected": {"4": "it was not asked"}}
+
+
+def _clients(*bad):
+    clients = split(linear_data(), 4)
+    for k in bad:
+        x, y = clients[k]
+        clients[k] = x, np.full_like(y, np.nan)
+    return clients
+
+
+def test_a_run_goes_on_without_the_bad_client_and_the_history_says_so():
+    result = federated.simulate(
+        build_linear(), _clients(1), Robust(flower.FedAvg()), rounds=2, verbose=0
+    )
+    assert all(np.isfinite(w).all() for w in result.model.get_weights())
+    kernel = records.weight_keys(result.model)[0]
+    reason = f"NaN or infinity in {kernel!r}"
+    assert [r.report for r in result.history][1:] == [{"rejected": {"1": reason}}] * 2
+    assert list(result.history.to_frame()["rejected/1"])[1:] == [reason] * 2
+
+
+def test_too_few_good_clients_are_an_error_that_says_who_and_why():
+    strategy = Robust(flower.FedAvg(), min_clients=3)
+    with pytest.raises(federated.RoundError) as caught:
+        federated.simulate(build_linear(), _clients(1, 3), strategy, 2, verbose=0)
+    kernel = records.weight_keys(caught.value.result.model)[0]
+    reason = f"NaN or infinity in {kernel!r}"
+    assert str(caught.value) == (
+        "Round 1: Robust made no model of 4 replies and 0 failures. Nobody was asked. "
+        + str([{"rejected": {"1": reason, "3": reason}}])
+    )
+    assert all(np.isfinite(w).all() for w in caught.value.result.model.get_weights())
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("max_norm_ratio", 1.0, "a finite number greater than 1"),
+        ("max_deviations", 0, "a finite number greater than 0"),
+        ("max_examples_ratio", 0.5, "a finite number greater than 1"),
+        ("min_clients", 0, "a positive integer"),
+    ],
+)
+def test_arguments(argument, value, expected):
+    with pytest.raises(ValueError) as caught:
+        Robust(flower.FedAvg(), **{argument: value})
+    assert str(caught.value) == (
+        f"Invalid value for argument `{argument}`. Expected {expected}. "
+        f"Received: {argument}={value!r}"
+    )
+
+
+def test_it_is_no_strategy():
+    with pytest.raises(
+        TypeError, match=r"Expected a flwr\.serverapp\.strategy\.Strategy"
+    ):
+        Robust("FedAvg")
+    with pytest.raises(TypeError, match="max_norm_ratio"):
+        Robust(flower.FedAvg(), max_norm_ratio="big")
