@@ -72,11 +72,14 @@ def run_on_workers(task, workers, serve):
     return results[0]
 
 
-@contextlib.contextmanager
-def _environment(workers):
-    """Environment of the workers: threads shared fairly, nothing sent anywhere."""
+def worker_environment(workers):
+    """Environment of worker processes: threads shared fairly, nothing sent anywhere.
+
+    Args:
+        workers: Number of worker processes on this machine.
+    """
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    settings = {
+    return {
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": "1",
         "OMP_NUM_THREADS": threads,
@@ -86,6 +89,12 @@ def _environment(workers):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
+
+
+@contextlib.contextmanager
+def _environment(workers):
+    """Let processes that are started meanwhile have that environment."""
+    settings = worker_environment(workers)
     before = {name: os.environ.get(name) for name in [*settings, "PYTHONPATH"]}
     os.environ.update(settings)
     try:

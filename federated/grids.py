@@ -15,6 +15,7 @@ from flwr.serverapp import Grid
 
 from federated import records
 from federated.client_app import FAILED, answer, client_context
+from federated.rounds import RoundError
 
 
 class ClientGrid(Grid):
@@ -201,59 +202,98 @@ class HostedGrid(ClientGrid):
 class NodeGrid(ClientGrid):
     """One client a node, as in a deployed federation.
 
+    Nodes say by themselves which client they are, and how many there are; the grid
+    waits for all of them. One that comes back, under a new node id, takes its place
+    again.
+
     Args:
         grid: Flower's `Grid`.
-        num_clients: Number of nodes to wait for.
-        timeout: Seconds to wait for them.
+        timeout: Seconds to wait for the clients, at first and in each round.
+
+    Raises:
+        TimeoutError: If clients are missing.
+        ValueError: If a node does not say which client it is.
     """
 
-    def __init__(self, grid, num_clients, timeout=3600.0):
-        super().__init__(num_clients)
+    def __init__(self, grid, timeout=3600.0):
+        super().__init__(0)
         self._grid = grid
         self._timeout = timeout
-        self._node_of: dict[int, int] = {}
-        self._know(wait_for_nodes(grid, num_clients, timeout))
+        self._client_of: dict[int, int] = {}  # of each node that was asked
+        self._waiting_since: float | None = None
+        if hasattr(grid, "pull_interval"):
+            grid.pull_interval = 0.01
+        self._await_all()
 
     def get_node_ids(self):
-        """The numbers of the clients whose nodes are connected now."""
-        connected = set(self._grid.get_node_ids())
-        self._know(connected - set(self._node_of.values()))
-        return sorted(c for c, node in self._node_of.items() if node in connected)
+        """The numbers of the clients whose nodes are connected now.
+
+        Raises:
+            RoundError: If a strategy has asked for `timeout` seconds, in wait of more.
+        """
+        clients = sorted(self._connected())
+        now = time.monotonic()
+        if self._waiting_since is None:
+            self._waiting_since = now
+        if now - self._waiting_since > self._timeout:
+            raise RoundError(
+                f"The strategy has waited {self._timeout:g} s for more clients than "
+                f"{clients}, which are all that are connected."
+            )
+        return clients
 
     def send_and_receive(self, messages, *, timeout=None):
         """Send messages to the clients' nodes."""
-        asked = {}
-        outgoing = []
+        self._waiting_since = None
+        node_of, messages = self._connected(), list(messages)
+        asked, replies = [], {}
         for message in messages:
-            sent = Message(
-                message.content,
-                dst_node_id=self._node_of[message.metadata.dst_node_id],
-                message_type=message.metadata.message_type,
-            )
-            outgoing.append(sent)
-            asked[id(sent)] = message
+            client = message.metadata.dst_node_id
+            if client in node_of:
+                kind = message.metadata.message_type
+                asked.append((Message(message.content, node_of[client], kind), message))
+            else:
+                error = Error(FAILED, "its node is not connected")
+                replies[id(message)] = Message(error, reply_to=message)
+        outgoing = [sent for sent, _ in asked]
         answers = list(self._grid.send_and_receive(outgoing, timeout=timeout))
-        by_id = {sent.metadata.message_id: asked[id(sent)] for sent in outgoing}
-        replies = {}
+        by_id = {sent.metadata.message_id: message for sent, message in asked}
         for reply in answers:
             message = by_id[reply.metadata.reply_to_message_id]
             what = reply.error if reply.has_error() else reply.content
             replies[id(message)] = Message(what, reply_to=message)
-        return [replies[id(m)] for m in asked.values() if id(m) in replies]
+        return [replies[id(m)] for m in messages if id(m) in replies]
 
-    def _know(self, nodes):
-        """Ask nodes which clients they are. One that comes back takes its place."""
-        questions = [Message(RecordDict(), node, "query") for node in sorted(nodes)]
-        if not questions:
-            return
-        for reply in self._grid.send_and_receive(questions, timeout=self._timeout):
-            if reply.has_error():
-                raise ValueError(
-                    f"Node {reply.metadata.src_node_id} cannot take part: "
-                    f"{reply.error.reason}"
+    def _await_all(self):
+        end = time.monotonic() + self._timeout
+        while len(found := self._connected(strict=True)) < (self.num_clients or 1):
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    f"Only the clients {sorted(found)} of {self.num_clients or 'any'} "
+                    f"connected within {self._timeout:g} s."
                 )
-            client = int(reply.content[records.CONFIG][records.CLIENT])
-            self._node_of[client] = reply.metadata.src_node_id
+            time.sleep(0.1)
+
+    def _connected(self, strict=False):
+        """The node of each client that is connected, once new nodes were asked."""
+        nodes = set(self._grid.get_node_ids())
+        new = sorted(nodes - set(self._client_of))
+        questions = [Message(RecordDict(), node, "query") for node in new]
+        for reply in self._replies(questions):
+            node = reply.metadata.src_node_id
+            if not reply.has_error():
+                numbers = reply.content[records.CONFIG]
+                self._client_of[node] = numbers[records.CLIENT]
+                self.num_clients = max(self.num_clients, numbers[records.CLIENTS])
+            elif strict:
+                raise ValueError(f"Node {node} cannot take part: {reply.error.reason}")
+        return {c: node for node, c in self._client_of.items() if node in nodes}
+
+    def _replies(self, questions):
+        """What nodes say of themselves; they have a minute for it."""
+        if not questions:
+            return []
+        return self._grid.send_and_receive(questions, timeout=min(60, self._timeout))
 
 
 _DIED = 2  # code of the error of a portion of which nothing is known

@@ -20,6 +20,7 @@ def conduct(
     checkpoint=None,
     resume=False,
     verbose=1,
+    on_round=None,
     **settings,
 ):
     """Run the rounds of a task on a grid.
@@ -34,6 +35,7 @@ def conduct(
         checkpoint: Path of a folder that the state is written to after each round.
         resume: Whether to go on from the newest checkpoint, if there is one.
         verbose: 0 for no progress bar.
+        on_round: Function that is called with each `Round` that was done, or `None`.
         **settings: Of `federated.rounds.Rounds`.
 
     Returns:
@@ -62,16 +64,20 @@ def conduct(
         try:
             state.run()
         except RoundError as error:
-            error.result = _result(model, state)
+            error.result = _result(model, state, task.model)
             raise
-        bar.update(state.done, _shown(state), finalize=False)
+        shown = shown_of(state.history.rounds[-1])
+        bar.stateful_metrics.update(shown)  # else it would show means over rounds
+        bar.update(state.done, shown.items(), finalize=False)
         if checkpoint is not None:
             checkpoints.save(checkpoint, state, task.seed)
+        if on_round is not None:
+            on_round(state.history.rounds[-1])
     bar.update(state.done, finalize=True)
-    return _result(model, state)
+    return _result(model, state, task.model)
 
 
-def _result(model, state):
+def _result(model, state, build_model):
     _assign(model, state.final())
     report = state.history.rounds[-1].report if len(state.history) else {}
     for each in chain(state.strategy):
@@ -83,6 +89,12 @@ def _result(model, state):
         {path: penalty.strength for path, penalty in penalties_of(model).items()},
         report.get("privacy", {}),
         state.stopped,
+        {
+            client: kept[records.PERSONAL]
+            for client, kept in state.grid.states.items()
+            if records.PERSONAL in kept
+        },
+        build_model,
     )
 
 
@@ -108,10 +120,9 @@ def _evaluator(model, evaluate):
     return run
 
 
-def _shown(state):
-    """What the progress bar shows of the last round."""
-    last = state.history.rounds[-1]
+def shown_of(last):
+    """What is shown of a round while it runs: its scalar metrics, and failures."""
     numbers = {**last.train, **{f"val_{k}": v for k, v in last.evaluate.items()}}
     numbers |= {f"server_{k}": v for k, v in last.server.items()}
-    scalars = [(k, v) for k, v in numbers.items() if isinstance(v, float)]
-    return [*scalars, ("failed", float(len(last.errors)))] if last.errors else scalars
+    scalars = {k: v for k, v in numbers.items() if isinstance(v, float)}
+    return {**scalars, "failed": float(len(last.errors))} if last.errors else scalars

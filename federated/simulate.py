@@ -94,7 +94,7 @@ def simulate(
     ...     build_model, clients, rounds=3, penalties=L2(0.01), verbose=0
     ... )
     >>> len(result.history), result.strengths
-    (3, {'dense/kernel': 0.01})
+    (3, {'sequential/dense/kernel': 0.01})
 
     Reference: McMahan et al. 2017, "Communication-efficient learning of deep networks
     from decentralized data", algorithm 1.
@@ -109,7 +109,7 @@ def simulate(
             "resume from. Received: checkpoint=None"
         )
     clients = Clients.from_list(clients)
-    strategy = _strategy(strategy, len(clients))
+    strategy = checked_strategy(strategy, len(clients))
     task = Task(
         build_model,
         clients,
@@ -141,8 +141,17 @@ def simulate(
     return run_on_workers(task, workers, serve)
 
 
-def _strategy(strategy, num_clients):
-    """The strategy, checked: Flower would wait for missing clients for ever."""
+def checked_strategy(strategy, num_clients):
+    """The strategy, or the default, checked: Flower would wait for ever.
+
+    Args:
+        strategy: A `flwr.serverapp.strategy.Strategy` or `None`.
+        num_clients: Number of clients that there are.
+
+    Raises:
+        TypeError: If it is none.
+        ValueError: If it waits for more clients than there are.
+    """
     if strategy is None:
         return FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
     if not isinstance(strategy, Strategy):

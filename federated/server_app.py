@@ -1,0 +1,94 @@
+"""The server's side: Flower's `ServerApp`, `federated.server_app:app`.
+
+What a run does is in its config, `[tool.flwr.app.config]` and `--run-config`.
+"""
+
+import importlib
+import json
+import pathlib
+
+from flwr.serverapp import ServerApp
+
+from federated.grids import NodeGrid
+from federated.rounds import RoundError
+from federated.server import conduct, shown_of
+from federated.simulate import checked_strategy
+from federated.task import named_task, read_settings
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid, context):
+    """Wait for the nodes, which are a client each, and run the rounds.
+
+    Whatever goes wrong is raised, so the run counts as failed.
+    """
+    settings = read_settings(context.run_config, {"timeout": float})
+    serve(NodeGrid(grid, **settings), context.run_config)
+
+
+def serve(grid, run_config):
+    """Run the rounds that a run's config asks for, and write what it asks for.
+
+    Args:
+        grid: `federated.grids.ClientGrid`.
+        run_config: Dict; a setting that is `""` counts as absent. `task` is the name of
+            a module, see `federated.task.load_task`, which may also have `strategy()`,
+            which returns a `flwr.serverapp.strategy.Strategy`, and `evaluate`, see
+            `federated.simulate`. `num-server-rounds`, `min-clients`, `timeout`,
+            `epochs`, `batch-size`, `validation-split` and `seed` are numbers, `resume`
+            is true or false, and `checkpoint`, `model` and `history` are paths: of a
+            folder, of a `.keras` file and of a `.json` file that are written.
+
+    Returns:
+        A `federated.Result`.
+
+    Raises:
+        RoundError: If a round had too few clients; what there is is written first.
+    """
+    task = named_task(run_config, grid.num_clients)
+    module = importlib.import_module(run_config["task"])
+    kinds = {"num-server-rounds": int, "min-clients": int, "timeout": float}
+    settings = read_settings(run_config, kinds)
+    strategy = module.strategy() if hasattr(module, "strategy") else None
+    rounds = settings.get("num-server-rounds", 10)
+    try:
+        result = conduct(
+            task,
+            grid,
+            checked_strategy(strategy, grid.num_clients),
+            rounds,
+            evaluate=getattr(module, "evaluate", None),
+            checkpoint=run_config.get("checkpoint") or None,
+            resume=bool(run_config.get("resume")),
+            verbose=0,
+            on_round=lambda last: print(line_of(last, rounds), flush=True),
+            min_clients=settings.get("min-clients", 1),
+            timeout=settings.get("timeout", 3600.0),
+            evaluate_clients=task.validation_split > 0,
+        )
+    except RoundError as error:
+        _write(error.result, run_config)
+        raise
+    _write(result, run_config)
+    return result
+
+
+def line_of(last, rounds):
+    """A line of text for a round that was done.
+
+    Args:
+        last: `federated.Round`.
+        rounds: Number of rounds of the run.
+    """
+    numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown_of(last).items())
+    return f"round {last.number}/{rounds}  {numbers}"
+
+
+def _write(result, run_config):
+    if run_config.get("model"):
+        result.model.save(run_config["model"])
+    if run_config.get("history"):
+        text = json.dumps(result.history.to_json())
+        pathlib.Path(run_config["history"]).write_text(text, encoding="utf-8")
