@@ -121,8 +121,9 @@ def _evaluator(model, evaluate):
 
 
 def shown_of(last):
-    """What is shown of a round while it runs: its scalar metrics, and failures."""
+    """What is shown of a round while it runs: its scalars, and failures."""
     numbers = {**last.train, **{f"val_{k}": v for k, v in last.evaluate.items()}}
     numbers |= {f"server_{k}": v for k, v in last.server.items()}
+    numbers |= last.report
     scalars = {k: v for k, v in numbers.items() if isinstance(v, float)}
     return {**scalars, "failed": float(len(last.errors))} if last.errors else scalars
