@@ -12,6 +12,7 @@ from federated.optimizers import local_optimizer
 from federated.records import TAKEN, place, weight_keys
 from federated.seeds import generator
 from kerasreg.callbacks.data_loss import DataLoss
+from kerasreg.callbacks.meter import SAMPLES, Meter
 from kerasreg.layers import set_num_examples
 from kerasreg.regularizers import Anchored, Penalty, as_penalty
 from kerasreg.regularizers.attach import separate
@@ -53,6 +54,9 @@ class Trainer:
         self._reset: Any = None
         self._traced: dict = {}
         self._own_logs: dict = {}
+        self._meter: Any = None
+        self.measured: dict[str, dict[str, float | None]] = {}
+        """What was measured of the penalized weights in the last training, by key."""
 
     def train(
         self,
@@ -65,6 +69,7 @@ class Trainer:
         epochs=None,
         optimizer=None,
         before=0.0,
+        measure=(),
     ):
         """Train from the server's weights on a client's examples.
 
@@ -79,11 +84,14 @@ class Trainer:
             optimizer: Name in `federated.optimizers.OPTIMIZERS`, instead of the
                 model's own optimizer.
             before: The sum of that optimizer's steps in the rounds before.
+            measure: Fields of `kerasreg.callbacks.Unit` to measure of each penalized
+                weight, into `measured`, as `LayerwiseAdaptiveLambda` does.
 
         Returns:
             The list of new weights, the number of examples, and a dict of metrics.
         """
         self._use(optimizer)
+        self._make_meter(tuple(measure))
         data = self._tensors(self.task.data(client)[0])
         total = _rows(data)
         at = (server_round, client)
@@ -93,7 +101,11 @@ class Trainer:
         rng = generator(self.task.seed, *at)
         epochs = self.task.epochs if epochs is None else epochs
         order = np.stack([rng.permutation(total) for _ in range(epochs)])
-        weights, logs = self._run(True, data, order, self.task.batch_size or total)
+        batch_size = self.task.batch_size or total
+        if measure:
+            self._meter.start(max(epochs * -(-total // batch_size) // SAMPLES, 1))
+        weights, logs = self._run(True, data, order, batch_size)
+        self.measured = self._read_meter() if measure else {}
         if optimizer is not None:
             weights = self.model.optimizer.sent(self._weights)
             logs[TAKEN] = float(self.model.optimizer.taken)
@@ -148,7 +160,7 @@ class Trainer:
                     f"Received an array of shape {tuple(by_place[i].shape)} for the "
                     f"weight {weight.path} of shape {tuple(weight.shape)}."
                 )
-            placed.append(ops.convert_to_tensor(by_place[i], dtype=weight.dtype))
+            placed.append(_as(by_place[i], weight.dtype))
         return placed
 
     def _use(self, optimizer):
@@ -158,8 +170,28 @@ class Trainer:
         self.model.optimizer = (
             self._own if optimizer is None else local_optimizer(self._own, optimizer)
         )
-        self._optimizer = optimizer
+        self._optimizer, self._meter = optimizer, None
         self._forget()
+
+    def _make_meter(self, fields):
+        """Have the steps measure these fields, from the first time they are asked."""
+        if fields and (self._meter is None or self._meter.fields != fields):
+            weights = {
+                self.keys[i]: [self._weights[i]]
+                for i in self._strengths
+                if self._weights[i].trainable
+            }
+            self._meter = Meter(self.model, weights, fields)
+            self._forget()
+        elif not fields and self._meter is not None:
+            self._meter.stop()
+
+    def _read_meter(self):
+        fields = self._meter.fields
+        return {
+            key: {name: getattr(unit, name) for name in fields}
+            for key, unit in self._meter.read().items()
+        }
 
     def _pull(self, mu):
         """Pull all weights towards those that are sent, FedProx's client term."""
@@ -216,7 +248,14 @@ class Trainer:
                 self._loss.reset(True)
                 self._loss.reset(False)
 
-        return reset if model.run_eagerly else tf.function(reset)
+        if model.run_eagerly:
+            return reset
+        specs = [
+            [tf.TensorSpec(v.shape, v.dtype) for v in variables]
+            for variables in (self._weights, self._seeds)
+        ]
+        # Traced when it is called first: a step has then made the metrics' variables.
+        return tf.function(reset, input_signature=specs)
 
     def _probed(self, training, data, total):
         """Zeros for the logs of a step that reports something else than its metrics.
@@ -298,6 +337,12 @@ class Trainer:
 def _tensor(array):
     floats = np.issubdtype(array.dtype, np.floating)
     return ops.convert_to_tensor(array, keras.config.floatx() if floats else None)
+
+
+def _as(array, dtype):
+    if ops.is_tensor(array) and array.dtype == dtype:
+        return array
+    return ops.convert_to_tensor(array, dtype=dtype)
 
 
 def _rows(data):
