@@ -143,8 +143,8 @@ class Trainer:
         if training not in self._own_logs:
             self._own_logs[training] = self._probed(training, data, total)
         rng = generator(self.task.seed, *at)
-        seeds = [rng.integers(2**31, size=s.shape, dtype="uint32") for s in self._seeds]
-        self._reset(self._placed(arrays), [ops.convert_to_tensor(s) for s in seeds])
+        seeds = [_as(rng.integers(2**31, size=s.shape), s.dtype) for s in self._seeds]
+        self._reset(self._placed(arrays), seeds)
 
     def _placed(self, arrays):
         """The server's arrays in the order of the model's weights, checked."""
