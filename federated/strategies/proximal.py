@@ -78,9 +78,9 @@ class FederatedMirrorDescent(ServerProximal):
     """Proximal steps at the clients and at the server: FedMid.
 
     As `ServerProximal`, but clients take the penalties' proximal maps, too, after
-    each of their steps. Every step is then pulled twice: with one local step on full
-    batches the global model solves the problem of *twice* the strengths. It is here
-    to compare with; `FederatedDualAveraging` solves the stated problem.
+    each of their steps. So every step is pulled twice: with one client and one local
+    step on full batches, the model solves the problem of *twice* the strengths. It is
+    here to compare with; `FederatedDualAveraging` solves the stated problem.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages.
