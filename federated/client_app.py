@@ -92,6 +92,7 @@ def _train(player, message, context):
         epochs=config.get(records.EPOCHS),
         optimizer=config.get(records.OPTIMIZER),
         before=config.get(records.BEFORE, 0.0),
+        measure=config.get(records.MEASURE, ()),
     )
     trained = dict(zip(sent, _in_order(sent, weights), strict=True))
     if kept:
@@ -103,6 +104,9 @@ def _train(player, message, context):
         records.ARRAYS: records.write_arrays(trained, trained.values()),
         records.METRICS: records.write_metrics(total, logs),
     }
+    if player.trainer.measured:
+        measured = records.write_measured(player.trainer.measured)
+        content[records.MEASURED] = measured
     return Message(RecordDict(content), reply_to=message)
 
 
@@ -213,7 +217,7 @@ def _host(message, context, kind):
             {
                 name: record
                 for name, record in message.content.items()
-                if name in (records.ARRAYS, records.CONFIG)
+                if name != records.HOSTED and "/" not in name
             }
         )
         asked = client_message(message, content, kind, client)

@@ -1,11 +1,16 @@
 """What a federated run leaves behind."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
+from flwr.app import ArrayRecord
 
+from federated import records
 from kerasreg import extras
+from kerasreg.regularizers import penalties_of
+from kerasreg.regularizers.attach import separate
 
 
 @dataclasses.dataclass
@@ -130,6 +135,9 @@ class Result:
         strengths: Dict from the path of each penalized weight to its final strength.
         privacy: Dict with the privacy spent, `epsilon` and `delta`; empty without.
         stopped: Why the run ended before its last round, or `None`.
+        personal: Dict from the number of each client to the weights that it has kept
+            to itself, as far as the simulation holds them.
+        build_model: Function that makes a model such as the final one.
     """
 
     model: keras.Model
@@ -137,6 +145,40 @@ class Result:
     strengths: dict[str, float] = dataclasses.field(default_factory=dict)
     privacy: dict[str, float] = dataclasses.field(default_factory=dict)
     stopped: str | None = None
+    personal: dict[int, ArrayRecord] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+    build_model: Callable[[], keras.Model] | None = dataclasses.field(
+        default=None, repr=False
+    )
+
+    def personal_model(self, client):
+        """The model of one client: the final one with its own weights in it.
+
+        Args:
+            client: Number of a client that has trained under `Personalized`.
+
+        Returns:
+            A new compiled `keras.Model`.
+
+        Raises:
+            ValueError: If it has no weights of its own.
+        """
+        if client not in self.personal or self.build_model is None:
+            raise ValueError(
+                "Invalid value for argument `client`. Expected one that has trained "
+                f"under `Personalized`, of {sorted(self.personal)}. "
+                f"Received: client={client!r}"
+            )
+        model, weights = self.build_model(), self.model.get_weights()
+        for key, array in records.read_arrays(self.personal[client]).items():
+            weights[records.place(key)] = array
+        model.set_weights(weights)
+        separate(model)
+        penalties = penalties_of(model).values()
+        for penalty, strength in zip(penalties, self.strengths.values(), strict=True):
+            penalty.strength = strength
+        return model
 
     @property
     def bytes_sent(self):

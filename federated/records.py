@@ -25,6 +25,8 @@ HOSTED = "hosted"
 OPTIMIZER = "optimizer"  # of `federated.optimizers`, in the place of the model's
 BEFORE = "steps-before"  # the sum of the optimizer's steps in the rounds before
 TAKEN = "steps"  # the sum of those in this round
+MEASURE = "measure"  # fields of `kerasreg.callbacks.Unit` that clients measure
+MEASURED = "measured"
 
 
 def weight_keys(model):
@@ -63,8 +65,40 @@ def write_arrays(keys, arrays):
         arrays: List of arrays, as many.
     """
     return ArrayRecord(
-        {k: Array(np.asarray(a)) for k, a in zip(keys, arrays, strict=True)}
+        {k: Array(_writable(a)) for k, a in zip(keys, arrays, strict=True)}
     )
+
+
+def _writable(array):
+    """The array, of a dtype that NumPy writes: bfloat16 is none."""
+    array = np.asarray(array)
+    return array if array.dtype.isbuiltin else array.astype("float32")
+
+
+def typed_as(arrays, sent):
+    """Arrays in the dtypes that were sent: a mean of integers is a float.
+
+    Args:
+        arrays: `ArrayRecord`.
+        sent: `ArrayRecord` with the same keys, or some.
+    """
+    wrong = {k for k, a in sent.items() if k in arrays and arrays[k].dtype != a.dtype}
+    if not wrong:
+        return arrays
+    return ArrayRecord(
+        {
+            key: Array(_rounded(array.numpy(), sent[key].dtype))
+            if key in wrong
+            else array
+            for key, array in arrays.items()
+        }
+    )
+
+
+def _rounded(array, dtype):
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        array = np.rint(array)
+    return array.astype(dtype)
 
 
 def read_arrays(record):
@@ -87,6 +121,35 @@ def read_strengths(config):
     """The strengths in a config, a dict from the key of a weight; may be empty."""
     keys = config.get(f"{STRENGTHS}.keys", [])
     return dict(zip(keys, config.get(f"{STRENGTHS}.values", []), strict=True))
+
+
+def write_measured(units):
+    """A `ConfigRecord` of what a client measured.
+
+    Args:
+        units: Dict from the key of a weight to a dict of numbers by field; `None` for
+            what could not be measured.
+    """
+    fields = sorted({name for values in units.values() for name in values})
+    record = ConfigRecord({"keys": list(units)})
+    for name in fields:
+        numbers = [values[name] for values in units.values()]
+        record[name] = [float("nan") if n is None else float(n) for n in numbers]
+    return record
+
+
+def read_measured(content):
+    """What a client measured: a dict from the key of a weight to numbers by field.
+
+    Args:
+        content: `RecordDict` of the reply.
+    """
+    record = content.get(MEASURED, {"keys": []})
+    fields = [name for name in record if name != "keys"]
+    return {
+        key: {name: record[name][i] for name in fields}
+        for i, key in enumerate(record["keys"])
+    }
 
 
 def write_metrics(num_examples, logs):
@@ -113,12 +176,20 @@ def read_metrics(content):
 
 
 def size_of(content):
-    """Bytes of the arrays in a `RecordDict`, as they are sent."""
-    return sum(
+    """Bytes of the arrays in a `RecordDict`, as they are sent, masked ones too."""
+    arrays = sum(
         len(array.data)
         for record in content.array_records.values()
         for array in record.values()
     )
+    masked = sum(
+        len(value)
+        for record in content.config_records.values()
+        for values in record.values()
+        for value in (values if isinstance(values, list) else [])
+        if isinstance(value, bytes)
+    )
+    return arrays + masked
 
 
 def copy_config(config):

@@ -11,6 +11,7 @@ import numpy as np
 
 from federated.clients import Clients
 from federated.seeds import generator, seeded
+from kerasreg.layers import set_num_examples
 from kerasreg.regularizers import regularize
 from kerasreg.regularizers.base import check_count
 

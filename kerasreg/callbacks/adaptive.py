@@ -1,7 +1,6 @@
 """The callback that lets a policy set the strength of each layer's penalty."""
 
 import copy
-import math
 import warnings
 import weakref
 from typing import Any
@@ -10,21 +9,26 @@ import keras
 from keras import ops
 
 from kerasreg.callbacks.data_loss import DataLoss
-from kerasreg.callbacks.meter import Meter, Setter, added_losses, unit_strength
+from kerasreg.callbacks.meter import (
+    SAMPLES,
+    Meter,
+    Setter,
+    added_losses,
+    ratios_of,
+    spread,
+    unit_strength,
+)
 from kerasreg.callbacks.policies.base import (
-    Policy,
     State,
+    check_bounds,
     check_every,
-    check_needs,
+    check_policy,
     next_strengths,
+    renamed,
 )
 from kerasreg.callbacks.probe import wrapped
 from kerasreg.callbacks.saved_state import SavedState
-from kerasreg.callbacks.units import GRANULARITIES, check_exact_zeros, units_of
-from kerasreg.regularizers.base import check_number
-
-# How often gradients are measured in an epoch, for a policy that is asked after it.
-_SAMPLES = 16
+from kerasreg.callbacks.units import check_exact_zeros, check_granularity, units_of
 
 
 class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
@@ -115,29 +119,13 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         verbose=0,
     ):
         super().__init__()
-        if not isinstance(policy, Policy):
-            raise TypeError(
-                "Invalid value for argument `policy`. Expected a "
-                f"kerasreg.callbacks.Policy. Received: policy={policy!r}"
-            )
-        if granularity not in GRANULARITIES:
-            raise ValueError(
-                "Invalid value for argument `granularity`. Expected one of "
-                f"{GRANULARITIES}. Received: granularity={granularity!r}"
-            )
-        self.policy = policy
+        self.policy = check_policy(policy)
+        self.granularity = check_granularity(granularity)
         every = policy.every if every is None else every
         self.every = check_every(every)
-        check_needs(policy)
-        self.granularity, self.pattern = granularity, pattern
-        self.min_strength = check_number("min_strength", min_strength)
-        self.max_strength = check_number("max_strength", max_strength, above=0.0)
-        if self.min_strength > self.max_strength:
-            raise ValueError(
-                "Invalid value for argument `min_strength`. Expected a number up to "
-                f"`max_strength`. Received: min_strength={min_strength!r}, "
-                f"max_strength={max_strength!r}"
-            )
+        self.pattern = pattern
+        bounds = check_bounds(min_strength, max_strength)
+        self.min_strength, self.max_strength = bounds
         after_validation = any(n.startswith("val_") for n in policy.needs_logs)
         if after_validation and self.every != "epoch":
             raise ValueError(
@@ -169,7 +157,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         super().set_model(model)
         known = self._known_ratios()
         self._units = units_of(model, self.granularity, self.pattern)
-        self._ratios = [_ratios(members, known) for members in self._units.values()]
+        self._ratios = [ratios_of(members, known) for members in self._units.values()]
         if self.policy.needs_exact_zeros:
             set_by_it = {n: w for n, w in self._units.items() if self.policy.sets(n)}
             check_exact_zeros(model, set_by_it, type(self.policy).__name__)
@@ -223,7 +211,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
             self._step = batches_so_far(self.model.optimizer)
         if self.every == "epoch":
             steps = self.params.get("steps") or 1
-            self._meter.start(max(steps // _SAMPLES, 1))
+            self._meter.start(max(steps // SAMPLES, 1))
         elif self._fresh:  # by now other callbacks have restored what they saved
             self._meter.start(self.every, done=self._batches % self.every)
         if self._fresh and self.policy.at_start and not self._resumed:
@@ -297,23 +285,11 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
     def _set(self, strengths, before):
         if strengths == before:
             return
-        numbers = []
-        for (name, strength), ratios in zip(
-            strengths.items(), self._ratios, strict=True
-        ):
-            changed = strength != before[name]
-            strength = self._bounded(strength, ratios) if changed else math.nan
-            numbers += [strength * ratio for ratio in ratios]
-        self._setter(numbers)
+        bounds = self.min_strength, self.max_strength
+        self._setter(spread(strengths, before, self._ratios, *bounds))
         if self.verbose:
             shown = ", ".join(f"{name} {s:.3g}" for name, s in self.strengths.items())
             print(f"{type(self.policy).__name__}: {shown}")
-
-    def _bounded(self, strength, ratios):
-        """The strength of a unit with which all of its penalties are within bounds."""
-        positive = [ratio for ratio in ratios if ratio > 0]
-        strength = max(strength, self.min_strength / min(positive))
-        return min(strength, self.max_strength / max(positive))
 
     def _with_data_losses(self, logs):
         """Logs with the losses without penalties, if they are needed."""
@@ -371,7 +347,7 @@ class LayerwiseAdaptiveLambda(keras.callbacks.Callback):
         self._ratios, self._batches = state["ratios"], state["batches"]
         self._step = state["step"]
         names = dict(zip(state["units"], self._units, strict=True))
-        self.policy.set_state(_renamed(state["policy"], names))
+        self.policy.set_state(renamed(state["policy"], names))
         self._resumed = True
 
     def _known_ratios(self):
@@ -384,18 +360,3 @@ def batches_so_far(optimizer):
     """How many batches an optimizer has been given, in earlier calls of `fit` too."""
     # `iterations` counts updates, where batches are accumulated.
     return int(ops.cast(wrapped(optimizer)[-1]._iterations, "int64"))
-
-
-def _renamed(state, names):
-    """What a policy remembers, under the present names of the units."""
-    if isinstance(state, dict):
-        return {names.get(k, k): _renamed(v, names) for k, v in state.items()}
-    return [_renamed(v, names) for v in state] if isinstance(state, list) else state
-
-
-def _ratios(members, known):
-    """Each weight's strength relative to the unit's; if all are 0, as it was before."""
-    whole = unit_strength(members)
-    if not whole:
-        return [known.get(id(weight), 1.0) for weight in members]
-    return [weight.regularizer.strength / whole for weight in members]

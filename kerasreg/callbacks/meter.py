@@ -11,6 +11,9 @@ from kerasreg.callbacks.probe import Probe, wide
 from kerasreg.regularizers.base import shortest, strength_variable
 from kerasreg.regularizers.divergence import Divergence
 
+SAMPLES = 16
+"""How often gradients are measured in an epoch, for a policy that is asked after it."""
+
 
 class Meter:
     """Measures units of weights; one graph for all of them, traced once.
@@ -158,6 +161,46 @@ def unit_strength(members):
     """
     strengths = [weight.regularizer.strength for weight in members]
     return next((strength for strength in strengths if strength > 0), 0.0)
+
+
+def ratios_of(members, known):
+    """Each weight's strength relative to the unit's.
+
+    Args:
+        members: List of the unit's weights.
+        known: Dict from the id of a weight to its ratio before, for a unit of which
+            all strengths are 0 now.
+    """
+    whole = unit_strength(members)
+    if not whole:
+        return [known.get(id(weight), 1.0) for weight in members]
+    return [weight.regularizer.strength / whole for weight in members]
+
+
+def spread(strengths, before, ratios, lowest, highest):
+    """The strengths of the weights, from new ones of their units.
+
+    Args:
+        strengths: Dict from the name of each unit to its strength.
+        before: The same, as it is now.
+        ratios: List with the `ratios_of` each unit.
+        lowest: No positive strength is set below this.
+        highest: No strength is set above this.
+
+    Returns:
+        A list of floats, one for each weight of each unit, as `Setter` takes it: NaN
+        where the unit's strength has not changed.
+    """
+    numbers = []
+    for (name, strength), own in zip(strengths.items(), ratios, strict=True):
+        if strength == before[name]:
+            strength = math.nan
+        else:
+            positive = [ratio for ratio in own if ratio > 0]
+            strength = max(strength, lowest / min(positive))
+            strength = min(strength, highest / max(positive))
+        numbers += [strength * ratio for ratio in own]
+    return numbers
 
 
 def added_losses(model):

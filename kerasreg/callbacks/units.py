@@ -37,11 +37,7 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
     Raises:
         ValueError: If no weight is left, or `granularity` is unknown.
     """
-    if granularity not in GRANULARITIES:
-        raise ValueError(
-            "Invalid value for argument `granularity`. Expected one of "
-            f"{GRANULARITIES}. Received: granularity={granularity!r}"
-        )
+    check_granularity(granularity)
     check_built_model(model)
     if own:
         separate(model)
@@ -70,6 +66,16 @@ def units_of(model, granularity="layer", pattern=None, *, own=True):
     return units
 
 
+def check_granularity(granularity):
+    """Check an argument that says what has a strength of its own."""
+    if granularity not in GRANULARITIES:
+        raise ValueError(
+            "Invalid value for argument `granularity`. Expected one of "
+            f"{GRANULARITIES}. Received: granularity={granularity!r}"
+        )
+    return granularity
+
+
 def makes_zeros(weight):
     """Whether the proximal map of a weight's penalty takes small numbers to zero.
 
@@ -87,13 +93,14 @@ def makes_zeros(weight):
     ).any()
 
 
-def check_exact_zeros(model, units, policy):
+def check_exact_zeros(model, units, policy, *, mapped=False):
     """Raise unless the weights of all units can reach exact zeros.
 
     Args:
         model: The compiled `keras.Model`.
         units: Dict from the name of each unit to the list of its weights.
         policy: What needs them, a name.
+        mapped: Whether somebody else than the model's optimizer takes proximal maps.
     """
     smooth = [
         weight.path
@@ -101,7 +108,7 @@ def check_exact_zeros(model, units, policy):
         for weight in members
         if not makes_zeros(weight)
     ]
-    if smooth or not is_proximal(model.optimizer):
+    if smooth or not (mapped or is_proximal(model.optimizer)):
         have = f"penalties that make no zeros on {smooth}"
         if not smooth:
             have = f"optimizer={type(model.optimizer).__name__}"

@@ -243,6 +243,42 @@ def check_share(name, value):
     return number
 
 
+def renamed(state, names):
+    """What a policy remembers, under the present names of the units.
+
+    Args:
+        state: What its `get_state` returned.
+        names: Dict from each name then to that of now.
+    """
+    if isinstance(state, dict):
+        return {names.get(k, k): renamed(v, names) for k, v in state.items()}
+    return [renamed(v, names) for v in state] if isinstance(state, list) else state
+
+
+def check_policy(policy):
+    """Check an argument that is a policy, and what the policy says it needs."""
+    if not isinstance(policy, Policy):
+        raise TypeError(
+            "Invalid value for argument `policy`. Expected a "
+            f"kerasreg.callbacks.Policy. Received: policy={policy!r}"
+        )
+    check_needs(policy)
+    return policy
+
+
+def check_bounds(min_strength, max_strength):
+    """Check two arguments between which strengths stay."""
+    lowest = check_number("min_strength", min_strength)
+    highest = check_number("max_strength", max_strength, above=0.0)
+    if lowest > highest:
+        raise ValueError(
+            "Invalid value for argument `min_strength`. Expected a number up to "
+            f"`max_strength`. Received: min_strength={min_strength!r}, "
+            f"max_strength={max_strength!r}"
+        )
+    return lowest, highest
+
+
 def check_every(every):
     """Check when a policy is to be asked: `"epoch"`, or a number of batches."""
     if isinstance(every, str) and every != "epoch":
