@@ -49,7 +49,7 @@ def run_on_workers(task, workers, serve):
             hosted = HostedGrid(grid, str(path), len(task.clients), workers)
             results.append(serve(hosted))
 
-        with _environment(workers), _quiet():
+        with _environment(workers):
             run_simulation(
                 server_app=server,
                 client_app=app,
@@ -108,8 +108,8 @@ def _environment(workers):
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Hush Flower's log but for errors."""
+def quiet():
+    """Hush Flower's log for a while; what goes wrong is in the history."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

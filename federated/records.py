@@ -72,7 +72,7 @@ def write_arrays(keys, arrays):
 def _writable(array):
     """The array, of a dtype that NumPy writes: bfloat16 is none."""
     array = np.asarray(array)
-    return array if array.dtype.isbuiltin else array.astype("float32")
+    return array.astype("float32") if array.dtype.isbuiltin == 2 else array
 
 
 def typed_as(arrays, sent):

@@ -146,7 +146,7 @@ class Rounds:
                 f"{_reasons(current.errors)}{rejected or ''}"
             )
         current.train = dict(metrics or {})
-        return arrays
+        return records.typed_as(arrays, self.arrays)
 
     def _evaluate_at_clients(self, number, current):
         config = ConfigRecord({records.ROUND: number})

@@ -59,7 +59,7 @@ def conduct(
     )
     if not (resume and checkpoints.restore(checkpoint, state, task.seed)):
         state.start()
-    bar = keras.utils.Progbar(rounds, unit_name="round", verbose=verbose)
+    bar = keras.utils.Progbar(rounds, unit_name="round", verbose=min(verbose, 1))
     while state.done < rounds and state.stopped is None:
         try:
             state.run()

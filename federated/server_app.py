@@ -57,7 +57,7 @@ def serve(grid, run_config):
         result = conduct(
             task,
             grid,
-            checked_strategy(strategy, grid.num_clients),
+            checked_strategy(strategy, grid.num_clients, task.validation_split > 0),
             rounds,
             evaluate=getattr(module, "evaluate", None),
             checkpoint=run_config.get("checkpoint") or None,

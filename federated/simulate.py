@@ -1,15 +1,17 @@
 """A federation on one machine, in one call."""
 
+import contextlib
+
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from federated.client_app import make_client_app
 from federated.clients import Clients
-from federated.engine import run_on_workers
+from federated.engine import quiet, run_on_workers
 from federated.grids import LocalGrid
 from federated.server import conduct
 from federated.strategies.base import chain
 from federated.task import Task
-from kerasreg.regularizers.base import check_count
+from kerasreg.regularizers.base import check_count, check_number
 
 
 def simulate(
@@ -108,8 +110,14 @@ def simulate(
             "Invalid value for argument `checkpoint`. Expected the path of a folder to "
             "resume from. Received: checkpoint=None"
         )
+    timeout = check_number("timeout", timeout, above=0)
     clients = Clients.from_list(clients)
-    strategy = checked_strategy(strategy, len(clients))
+    if min_clients > len(clients):
+        raise ValueError(
+            "Invalid value for argument `min_clients`. Expected at most the number of "
+            f"clients, {len(clients)}. Received: min_clients={min_clients}"
+        )
+    strategy = checked_strategy(strategy, len(clients), validation_split > 0)
     task = Task(
         build_model,
         clients,
@@ -136,17 +144,19 @@ def simulate(
             evaluate_clients=validation_split > 0,
         )
 
-    if workers is None:
-        return serve(LocalGrid(make_client_app(task), len(clients)))
-    return run_on_workers(task, workers, serve)
+    with contextlib.nullcontext() if verbose > 1 else quiet():
+        if workers is None:
+            return serve(LocalGrid(make_client_app(task), len(clients)))
+        return run_on_workers(task, workers, serve)
 
 
-def checked_strategy(strategy, num_clients):
+def checked_strategy(strategy, num_clients, evaluates=True):
     """The strategy, or the default, checked: Flower would wait for ever.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` or `None`.
         num_clients: Number of clients that there are.
+        evaluates: Whether clients evaluate, too.
 
     Raises:
         TypeError: If it is none.
@@ -160,8 +170,10 @@ def checked_strategy(strategy, num_clients):
             "flwr.serverapp.strategy.Strategy, such as FedAvg(). "
             f"Received: strategy={strategy!r}"
         )
+    names = ["min_available_nodes", "min_train_nodes"]
+    names += ["min_evaluate_nodes"] if evaluates else []
     for each in chain(strategy):
-        for name in ("min_available_nodes", "min_train_nodes", "min_evaluate_nodes"):
+        for name in names:
             wanted = getattr(each, name, 0)
             if wanted > num_clients:
                 raise ValueError(
