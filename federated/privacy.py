@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from federated import records
 from federated.accounting import (
@@ -12,10 +12,18 @@ from federated.accounting import (
     check_probability,
     epsilon_of,
 )
+from federated.arrays import flat, means, unflat
+from federated.secure import SecureAggregation, secure_mod
 from federated.seeds import generator
 from kerasreg.regularizers.base import check_number
 
-__all__ = ["LocallyPrivate", "Private", "epsilon_of"]
+__all__ = [
+    "LocallyPrivate",
+    "Private",
+    "SecureAggregation",
+    "epsilon_of",
+    "secure_mod",
+]
 
 
 class Private(Accounted):
@@ -133,8 +141,8 @@ class Private(Accounted):
             for key, array in records.read_arrays(self._sent).items()
             if np.issubdtype(array.dtype, np.floating)
         }
-        flat = _flat(sent)
-        total, within, metrics = np.zeros_like(flat), 0.0, []
+        start = flat(sent)
+        total, within, metrics = np.zeros_like(start), 0.0, []
         unseen = {m.metadata.dst_node_id for m in self._messages}
         self._ignored = []
         for reply in replies:
@@ -143,7 +151,7 @@ class Private(Accounted):
                 continue
             unseen.remove(client)  # one reply a client
             metrics.append(records.read_metrics(reply.content))
-            update = _update(reply, sent, flat)
+            update = _update(reply, sent, start)
             if update is None:
                 self._ignored.append(client)
                 continue
@@ -152,12 +160,12 @@ class Private(Accounted):
             within += 0.5 if norm <= self.clipping_norm else -0.5
         rng = self._random(server_round, 1)
         deviation = self._deviation()
-        noise = rng.normal(0.0, deviation * self.clipping_norm, len(flat))
+        noise = rng.normal(0.0, deviation * self.clipping_norm, len(start))
         self._adapt(within, rng)
-        arrays = _unflat(flat + (total + noise) / self._n, sent)
+        arrays = unflat(start + (total + noise) / self._n, sent)
         arrays = ArrayRecord({**self._sent, **arrays})
         averaged, _ = super().aggregate_train(server_round, [self._reply(arrays)])
-        return averaged, MetricRecord(_means(metrics))
+        return averaged, MetricRecord(means(metrics))
 
     def _reply(self, arrays):
         """The private average as if it came from one client."""
@@ -214,34 +222,10 @@ class Private(Accounted):
             self.clipping_norm = state["clipping_norm"]
 
 
-def _flat(arrays):
-    return np.concatenate([a.ravel().astype("float64") for a in arrays.values()])
-
-
-def _unflat(flat, like):
-    """A flat vector as `Array`s by key. Variances stay variances."""
-    arrays, start = {}, 0
-    for key, array in like.items():
-        part = flat[start : start + array.size].reshape(array.shape)
-        if key.endswith("/moving_variance"):
-            part = np.maximum(part, 0.0)
-        arrays[key] = Array(part.astype(array.dtype))
-        start += array.size
-    return arrays
-
-
-def _update(reply, sent, flat):
+def _update(reply, sent, start):
     """What a client changed, as one vector; `None` if that is no finite vector."""
     got = records.read_arrays(reply.content[records.ARRAYS])
     if any(k not in got or got[k].shape != a.shape for k, a in sent.items()):
         return None
-    update = _flat({key: got[key] for key in sent}) - flat
+    update = flat({key: got[key] for key in sent}) - start
     return update if np.isfinite(update).all() else None
-
-
-def _means(metrics):
-    names = {name for numbers in metrics for name in numbers}
-    return {
-        name: float(np.mean([m[name] for m in metrics if name in m]))
-        for name in sorted(names)
-    }
