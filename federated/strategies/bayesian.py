@@ -7,6 +7,9 @@ from federated.strategies.base import Wrapper, chain
 from kerasreg.layers.bayesian.base import Bayesian
 
 
+_HIDING = ("DifferentialPrivacy", "Private", "SecureAggregation")
+
+
 class BayesianAggregation(Wrapper):
     """Multiply the clients' Normal posteriors, and count the prior once.
 
@@ -34,17 +37,18 @@ class BayesianAggregation(Wrapper):
 
     All other weights, and metrics, are the wrapped strategy's: `FedAvg`, `FedAdam`, ...
     The layers are those of `kerasreg.layers` named `Bayesian...`. Put `Robust` around
-    this strategy, not inside: it multiplies all posteriors that it is given. Noise for
-    central differential privacy does not fit a product; local mods do.
+    this strategy, not inside: it multiplies all posteriors that it is given. Central
+    differential privacy and secure aggregation let nobody see single posteriors, so
+    there is no product with them; `LocallyPrivate` goes together with it.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
 
     Raises:
         TypeError: If it is none.
-        ValueError: If it adds noise for differential privacy; when a run begins, if
-            the model has no Bayesian layer, or a prior that is not a Normal with fixed
-            parameters.
+        ValueError: If it adds noise to the average or hides single replies; when a run
+            begins, if the model has no Bayesian layer, or a prior that is not a Normal
+            with fixed parameters.
 
     Example:
 
@@ -63,17 +67,13 @@ class BayesianAggregation(Wrapper):
 
     def __init__(self, strategy):
         super().__init__(strategy)
-        noisy = [
-            type(each).__name__
-            for each in chain(strategy)
-            if type(each).__name__.startswith("DifferentialPrivacy")
-        ]
-        if noisy:
-            raise ValueError(
-                "Invalid value for argument `strategy`. Expected one that adds no "
-                "noise: a product of posteriors has another sensitivity than the "
-                f"average that it is made for. Received: {noisy[0]}"
-            )
+        for name in (type(each).__name__ for each in chain(strategy)):
+            if name.startswith(_HIDING):
+                raise ValueError(
+                    "Invalid value for argument `strategy`. Expected one that neither "
+                    "adds noise to the average nor hides single replies: the product "
+                    f"is made of each of them. Received: {name}"
+                )
         self._posteriors: list[tuple[int, int, np.ndarray, np.ndarray]] = []
         self._pooled = 0
 
