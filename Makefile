@@ -1,6 +1,7 @@
 # From a fresh clone every target sets itself up: it needs Python 3.11+ and make.
 #   make test PYTHON=python3.12    another interpreter for the environment
 #   make test PYTEST_ARGS="-x -k Proximal"
+#   make federated FEDERATED_ARGS="my_package.task --clients 10 --engine flower"
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
@@ -12,7 +13,7 @@ STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs bench clean distclean
+.PHONY: help demo federated test lint format docs bench clean distclean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
@@ -20,6 +21,9 @@ help: ## List these commands
 
 demo: $(STAMP) ## Compare penalties on real data; writes demo/report.html
 	$(BIN)/python -m kerasreg.demo
+
+federated: $(STAMP) ## Train a task across simulated clients, with Flower
+	$(BIN)/python -m federated $(FEDERATED_ARGS)
 
 test: $(STAMP) ## Run all tests, doctests, examples and the manual's code
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -13,6 +13,7 @@ from flwr.app.exception import AppExitException
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from federated import records
+from federated.checkpoint import begin
 from federated.history import History, Round
 from federated.seeds import seeded, unpredictable
 from federated.strategies.base import Wrapper, chain
@@ -73,6 +74,8 @@ class Rounds:
         self.arrays = arrays
         self.history = History()
         self.stopped = None
+        self.begun = [begin(each) for each in chain(strategy)]
+        """What the strategies were before the first round."""
         self._seed = seed
         self._min_clients = min_clients
         self._timeout = timeout
@@ -115,6 +118,10 @@ class Rounds:
         for each in chain(self.strategy):
             if isinstance(each, Wrapper):
                 current.report.update(each.report())
+            elif getattr(each, "accountant", None) is not None:
+                spent = each.privacy_spent()  # Flower's account
+                privacy = {"epsilon": spent.epsilon, "delta": spent.delta}
+                current.report["privacy"] = privacy
         current.seconds = time.perf_counter() - start
         self.history.rounds.append(current)
 
@@ -211,5 +218,7 @@ def _reasons(errors):
     by_reason = collections.defaultdict(list)
     for client, reason in errors.items():
         by_reason[reason].append(client)
-    lines = [f"clients {c}: {reason}" for reason, c in list(by_reason.items())[:5]]
+    lines = [
+        f"clients {sorted(c)}: {reason}" for reason, c in list(by_reason.items())[:5]
+    ]
     return "; ".join(lines) + ". "
