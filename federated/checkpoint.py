@@ -1,9 +1,12 @@
 """A run on disk: one file a round, without pickled code."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
+import warnings
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -27,13 +30,14 @@ def save(folder, rounds, seed):
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    strategies = zip(chain(rounds.strategy), rounds.begun, strict=True)
     state = {
         "seed": seed,
-        "keys": list(rounds.arrays),
+        "num_clients": rounds.grid.num_clients,
         "arrays": rounds.arrays,
         "history": rounds.history.to_json(),
         "stopped": rounds.stopped,
-        "strategies": [strategy_state(each) for each in chain(rounds.strategy)],
+        "strategies": [strategy_state(*each) for each in strategies],
         "clients": {str(k): v for k, v in rounds.grid.states.items()},
     }
     arrays: dict[str, np.ndarray] = {}
@@ -42,9 +46,13 @@ def save(folder, rounds, seed):
     unfinished = path.with_suffix(".unfinished")
     with unfinished.open("wb") as file:
         np.savez(file, **{"state": np.array(text), **arrays})  # type: ignore
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(unfinished, path)  # never half a checkpoint
-    for old in _files(folder)[:-2]:
-        old.unlink()
+    before = folder / f"round-{rounds.done - 1:06d}.npz"
+    for other in _files(folder):  # older ones, and those of a run that was here before
+        if other != path and (other != before or rounds.done == 1):
+            other.unlink()
 
 
 def restore(folder, rounds, seed):
@@ -59,27 +67,15 @@ def restore(folder, rounds, seed):
         Whether there was a checkpoint.
 
     Raises:
-        ValueError: If it is of another run: another model, seed or strategy.
+        ValueError: If it is of another run (another model, seed, strategy or number
+            of clients), or no checkpoint can be read.
     """
     files = _files(pathlib.Path(folder))
     if not files:
         return False
-    with np.load(files[-1]) as stored:
-        arrays = {k: stored[k] for k in stored.files if k != "state"}
-        state = decode(json.loads(str(stored["state"])), arrays)
+    state = _newest(files)
     strategies = list(chain(rounds.strategy))
-    names = [type(each).__name__ for each in strategies]
-    shapes = {k: tuple(a.shape) for k, a in rounds.arrays.items()}
-    for what, had, has in (
-        ("seed", state["seed"], seed),
-        ("strategy", [s["name"] for s in state["strategies"]], names),
-        ("model", {k: tuple(a.shape) for k, a in state["arrays"].items()}, shapes),
-    ):
-        if had != has:
-            raise ValueError(
-                f"The checkpoint {files[-1].name} is of a run with another {what}. "
-                f"Expected: {had}. Received: {has}"
-            )
+    _check_same_run(state, rounds, seed, strategies)
     rounds.arrays = state["arrays"]
     rounds.history = History.from_json(state["history"])
     rounds.stopped = state["stopped"]
@@ -88,23 +84,98 @@ def restore(folder, rounds, seed):
         if isinstance(each, Wrapper):
             each.set_state(kept["state"])
         else:
+            account = kept["state"].pop("accountant", None)
             vars(each).update(kept["state"])
+            if account is not None:  # Flower's, of differential privacy
+                each.accountant.load_state_dict(account)
     return True
 
 
-def strategy_state(strategy):
-    """What a strategy remembers: ours say it, Flower's have it in their attributes."""
+def _newest(files):
+    """The state in the newest file that can be read."""
+    for path in reversed(files):
+        try:
+            with np.load(path) as stored:
+                arrays = {k: stored[k] for k in stored.files if k != "state"}
+                return decode(json.loads(str(stored["state"])), arrays)
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            warnings.warn(f"{path} cannot be read: {error!r}", stacklevel=5)
+    raise ValueError(
+        f"None of the checkpoints {[str(f) for f in files]} can be read. Remove them, "
+        "or start without `resume`."
+    )
+
+
+def _check_same_run(state, rounds, seed, strategies):
+    names = [type(each).__name__ for each in strategies]
+    had, has = (
+        {key: tuple(array.shape) for key, array in arrays.items()}
+        for arrays in (state["arrays"], rounds.arrays)
+    )
+    clients = rounds.grid.num_clients
+    facts = [
+        ("seed", state["seed"], seed),
+        ("number of clients", state["num_clients"], clients),
+        ("strategy", [s["name"] for s in state["strategies"]], names),
+        ("model", had, has),
+    ]
+    for each, kept in zip(strategies, state["strategies"], strict=False):
+        now = attributes(each)
+        for name, value in kept["settings"].items():
+            if _text(value) != _text(now.get(name)):
+                setting = f"strategy: {kept['name']}.{name} differs"
+                facts.append((setting, value, now.get(name)))
+    for what, before, after in facts:
+        if before != after:
+            raise ValueError(
+                f"The checkpoint is of a run with another {what}. Expected: {before}. "
+                f"Received: {after}"
+            )
+
+
+def strategy_state(strategy, begun):
+    """What a strategy remembers: ours say it, Flower's have it in their attributes.
+
+    Args:
+        strategy: A `flwr.serverapp.strategy.Strategy`.
+        begun: Its `attributes` before the first round. What has not changed since is a
+            setting, which has to be the same when the run is resumed.
+    """
+    name, settings = type(strategy).__name__, {}
     if isinstance(strategy, Wrapper):
         state = strategy.get_state()
     else:
-        state = {}
-        for name, value in vars(strategy).items():
-            try:
-                encode(value, {})
-            except TypeError:
-                continue  # functions and objects, which it is constructed with
-            state[name] = value
-    return {"name": type(strategy).__name__, "state": state}
+        state = attributes(strategy)
+        settings = {
+            k: v for k, v in state.items() if k in begun and _text(v) == begun[k]
+        }
+        state = {k: v for k, v in state.items() if k not in settings}
+        if getattr(strategy, "accountant", None) is not None:
+            state["accountant"] = strategy.accountant.state_dict()
+    return {"name": name, "state": state, "settings": settings}
+
+
+def begin(strategy):
+    """The attributes of a strategy of Flower as text, to see later what has changed."""
+    return {name: _text(value) for name, value in attributes(strategy).items()}
+
+
+def attributes(strategy):
+    """What a strategy of Flower holds; not functions and objects; of ours nothing."""
+    found: dict[str, Any] = {}
+    for name, value in vars(strategy).items():
+        if isinstance(strategy, Wrapper):
+            break
+        with contextlib.suppress(TypeError):
+            encode(value, {})
+            found[name] = value
+    return found
+
+
+def _text(value):
+    arrays: dict[str, np.ndarray] = {}
+    text = json.dumps(encode(value, arrays))
+    return text + "".join(str(a.dtype) + a.tobytes().hex() for a in arrays.values())
 
 
 def encode(value: Any, arrays: dict) -> Any:
