@@ -19,17 +19,20 @@ class Composite(Wrapper):
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages.
+        step: How far a client's steps go in a round, `Σ_k η_k`, a positive number;
+            `None` for what the clients say. Under `Private`, which keeps the clients'
+            metrics to itself, it has to be given.
         server_learning_rate: How far the server goes towards the clients' average.
 
     Raises:
         TypeError: If `strategy` is no strategy, or one that does not average.
-        ValueError: If `server_learning_rate` is not positive.
+        ValueError: If a number is not positive.
     """
 
     optimizer: str
     """Name of the clients' optimizer in `federated.optimizers`."""
 
-    def __init__(self, strategy, server_learning_rate=1.0):
+    def __init__(self, strategy, step=None, server_learning_rate=1.0):
         super().__init__(strategy)
         for each in chain(strategy):
             if isinstance(each, (*_ADAPTIVE, Composite)) or (
@@ -41,6 +44,7 @@ class Composite(Wrapper):
                     "FedMedian or Krum: the server's map needs the length of its step. "
                     f"Received: {type(each).__name__}"
                 )
+        self.step = None if step is None else check_number("step", step, above=0.0)
         self.server_learning_rate = check_number(
             "server_learning_rate", server_learning_rate, above=0.0
         )
@@ -75,18 +79,29 @@ class Composite(Wrapper):
             )
         config[records.OPTIMIZER] = self.optimizer
         self._sent = records.read_arrays(arrays)
-        return super().configure_train(server_round, arrays, config, grid)
+        messages = list(super().configure_train(server_round, arrays, config, grid))
+        for message in messages[:1]:
+            kept = message.content[records.CONFIG].get(records.PERSONAL, [])
+            if lost := self._mapped(kept):
+                raise ValueError(
+                    f"{type(self).__name__} applies the penalties of the weights "
+                    f"{lost} at the server, but they stay at the clients. Take the "
+                    "penalties off them, or share them."
+                )
+        return messages
 
     def aggregate_train(self, server_round, replies):
         """The strategy's arrays, a step of the server away from those sent."""
         arrays, metrics = super().aggregate_train(server_round, replies)
         if not arrays:
             return arrays, metrics
-        if records.TAKEN not in (metrics or {}):
+        taken = metrics.pop(records.TAKEN, None) if metrics else None
+        step = taken if self.step is None else self.step
+        if step is None:
             raise ValueError(
                 f"The metrics of {type(self.strategy).__name__} lack "
-                f"{records.TAKEN!r}. Expected those of all clients, averaged, as "
-                "Flower's strategies return them."
+                f"{records.TAKEN!r}, how far the clients' steps went. Give it to "
+                f"{type(self).__name__} as `step`: learning rate times steps a round."
             )
         rate = self.server_learning_rate
         if rate != 1.0:
@@ -95,7 +110,7 @@ class Composite(Wrapper):
                 self._sent[k] + rate * (a - self._sent[k]) for k, a in average.items()
             ]
             arrays = records.write_arrays(average, moved)
-        return self.advance(arrays, rate * metrics.pop(records.TAKEN)), metrics
+        return self.advance(arrays, rate * step), metrics
 
     def advance(self, arrays, step):
         """What is sent in the next round.

@@ -26,14 +26,17 @@ class FederatedDualAveraging(Composite):
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages: `FedAvg`,
             `FedMedian`, `Krum`, a wrapper around one of them.
+        step: How far a client's steps go in a round, `Σ_k η_k`, a positive number;
+            `None` for what the clients say. Under `Private`, which keeps the clients'
+            metrics to itself, it has to be given.
         server_learning_rate: Positive number `η_s`.
 
     Raises:
         TypeError: If `strategy` is no strategy or one with steps of its own (FedAdam
-            and the like), or the number is none.
-        ValueError: If `server_learning_rate` is not positive; when the run begins, if
-            the model is not compiled with plain SGD (or `Proximal` of it), has no
-            penalty with a proximal map, or one that is not convex.
+            and the like), or a number is none.
+        ValueError: If a number is not positive; when the run begins, if the model is
+            not compiled with plain SGD (or `Proximal` of it), has no penalty with a
+            proximal map, or one that is not convex.
 
     Example:
 
@@ -65,8 +68,8 @@ class FederatedDualAveraging(Composite):
 
     optimizer = "dual"
 
-    def __init__(self, strategy, server_learning_rate=1.0):
-        super().__init__(strategy, server_learning_rate)
+    def __init__(self, strategy, step=None, server_learning_rate=1.0):
+        super().__init__(strategy, step, server_learning_rate)
         self.steps = 0.0
         """The sum of all steps so far, `s`."""
         self._zeros = 0.0

@@ -1,7 +1,6 @@
 """The penalties' proximal maps at the server: ServerProximal."""
 
 from federated.strategies.composite import Composite
-from kerasreg.regularizers.base import check_number
 
 
 class ServerProximal(Composite):
@@ -21,8 +20,9 @@ class ServerProximal(Composite):
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages: `FedAvg`,
             `FedMedian`, `Krum`, a wrapper around one of them.
-        step: A step `s` of your own, a positive number, for every round; `None` for
-            that of the formula, which solves the stated problem.
+        step: How far a client's steps go in a round, `Σ_k η_k`, a positive number;
+            `None` for what the clients say. Under `Private`, which keeps the clients'
+            metrics to itself, it has to be given.
         server_learning_rate: Positive number `η_s`.
 
     Raises:
@@ -58,13 +58,11 @@ class ServerProximal(Composite):
     optimizer = "smooth"
 
     def __init__(self, strategy, step=None, server_learning_rate=1.0):
-        super().__init__(strategy, server_learning_rate)
-        self.step = None if step is None else check_number("step", step, above=0.0)
+        super().__init__(strategy, step, server_learning_rate)
         self._report: dict[str, float] = {}
 
     def advance(self, arrays, step):
         """The map of the new weights."""
-        step = step if self.step is None else self.step
         arrays = self.mapped(arrays, step)
         self._report = {"proximal_step": float(step), "zeros": self.zeros(arrays)}
         return arrays
@@ -84,7 +82,7 @@ class FederatedMirrorDescent(ServerProximal):
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages.
-        step: A step of the server's map of your own, or `None`.
+        step: How far a client's steps go in a round, or `None` for what they say.
         server_learning_rate: Positive number `η_s`.
 
     Raises:

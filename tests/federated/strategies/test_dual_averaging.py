@@ -1,5 +1,7 @@
 """FederatedDualAveraging solves the pooled problem, and keeps its zeros."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from flwr.serverapp import strategy as flower
 
 import federated
 from federated import records
-from federated.strategies import FederatedDualAveraging, Robust
+from federated.privacy import Private
+from federated.strategies import FederatedDualAveraging, Personalized, Robust
 from federated.task import Task
 from federated.trainer import Trainer
 from kerasreg.regularizers import L1, MCP
@@ -329,6 +332,41 @@ def test_metrics_that_say_nothing_of_the_steps_are_refused():
             build(), problems.clients(2), strategy, 1, L1(0.1), **ONE_STEP
         )
     assert str(caught.value) == (
-        "The metrics of FedAvg lack 'steps'. Expected those of all clients, averaged, "
-        "as Flower's strategies return them."
+        "The metrics of FedAvg lack 'steps', how far the clients' steps went. Give it "
+        "to FederatedDualAveraging as `step`: learning rate times steps a round."
     )
+
+
+def test_under_privacy_the_step_is_given():
+    clients = problems.clients(3, rows=30)
+    sizes = {len(x) for x, _ in clients}
+    assert len(sizes) == 3  # a private average has equal weights
+    equal = [(x[:30], y[:30]) for x, y in clients]
+
+    def run(strategy):
+        result = federated.simulate(build(), equal, strategy, 3, L1(0.4), **ONE_STEP)
+        return result.model.get_weights()
+
+    private = Private(
+        FederatedDualAveraging(averaging(), step=0.05), 1e-9, 1e3, delta=1e-5, seed=0
+    )
+    expected = run(FederatedDualAveraging(averaging()))
+    for mine, array in zip(run(private), expected, strict=True):
+        np.testing.assert_allclose(mine, array, atol=1e-5)
+
+
+def test_penalized_weights_that_stay_at_the_clients_are_refused():
+    for strategy in (
+        Personalized(FederatedDualAveraging(averaging()), ["*/kernel"]),
+        FederatedDualAveraging(Personalized(averaging(), ["*/kernel"])),
+    ):
+        with pytest.raises(ValueError) as caught:
+            federated.simulate(
+                build(), problems.clients(2), strategy, 1, L1(0.1), **ONE_STEP
+            )
+        assert re.fullmatch(
+            r"FederatedDualAveraging applies the penalties of the weights "
+            r"\['000/.*kernel'\] at the server, but they stay at the clients\. Take "
+            r"the penalties off them, or share them\.",
+            str(caught.value),
+        )
