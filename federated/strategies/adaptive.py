@@ -55,8 +55,9 @@ class AdaptiveStrength(Wrapper):
     `Hypergradient` and `Evidence` differentiate the loss of the training data, which
     stay with the clients: they are refused.
 
-    Put `Robust` around this strategy, so that it averages over good clients only. Of
-    layers that `Personalized` keeps at the clients the aggregate says nothing.
+    Put `Robust` around this strategy, so that it averages over good clients only, and
+    `Private`, too, which then leaves it the private aggregate and no metrics. Of layers
+    that `Personalized` keeps at the clients the aggregate says nothing.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -128,7 +129,7 @@ class AdaptiveStrength(Wrapper):
         self._units: dict[str, list] = {}
         self._ratios: list[list[float]] = []
         self._setter: Any = None
-        self._sent: dict[str, float] = {}
+        self._sent: dict[int, float] = {}
         self._logs: dict[str, float] = {}
         self._clients: list = []
         self._trained = self._evaluated = self._warned = False

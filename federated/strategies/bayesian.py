@@ -6,7 +6,6 @@ from federated import records
 from federated.strategies.base import Wrapper, chain
 from kerasreg.layers.bayesian.base import Bayesian
 
-
 _HIDING = ("DifferentialPrivacy", "Private", "SecureAggregation")
 
 
