@@ -180,7 +180,8 @@ def secure_mod(message, context, call_next):
 
     def train(asked, context):
         content = {k: asked.content[k] for k in (records.ARRAYS, records.CONFIG)}
-        inner = Message(RecordDict(content), metadata=asked.metadata)
+        client = asked.metadata.dst_node_id
+        inner = client_message(asked, RecordDict(content), "train", client)
         reply = call_next(inner, context)
         if reply.has_error():
             raise RuntimeError(reply.error.reason)
@@ -214,10 +215,11 @@ def _fit_result(asked, reply):
 
 
 def _as_fit_result(reply):
+    """A reply with what Flower's workflow reads in it, next to the masked update."""
     nothing = FitRes(Status(Code.OK, ""), Parameters([], ""), 0, {})
-    content = compat.fitres_to_recorddict(nothing, False)
-    content[RECORD_KEY_CONFIGS] = reply.content[RECORD_KEY_CONFIGS]
-    return Message(content, metadata=reply.metadata)
+    for name, record in compat.fitres_to_recorddict(nothing, False).items():
+        reply.content[name] = record
+    return reply
 
 
 class _Context:

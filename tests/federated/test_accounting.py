@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 from dp_accounting import pld, rdp
 from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
+from flwr.serverapp import (
+    NeighboringRelation,
+    PrivacyConfig,
+    RdpAccountant,
+    SamplingMethod,
+)
 from flwr.serverapp.strategy import (
     DifferentialPrivacyClientSideAdaptiveClipping,
     DifferentialPrivacyClientSideFixedClipping,
@@ -18,6 +24,9 @@ from scipy import stats
 
 import federated
 from federated.privacy import LocallyPrivate, Private, epsilon_of
+from federated.strategies import AdaptiveStrength
+from kerasreg.callbacks import Scheduled
+from kerasreg.regularizers import L2
 from tests.federated.models import build_linear, linear_data, split
 
 ERROR_RATE = 1e-6  # of each statistical test
@@ -158,6 +167,27 @@ def test_flowers_own_wrappers_and_mods_draw_noise_that_no_seed_repeats(strategy,
     assert not same(one, other)
 
 
+def test_flowers_own_account_is_reported_and_resumed_and_ends_the_run(tmp_path):
+    def accounted(max_epsilon):
+        config = PrivacyConfig(
+            target_delta=1e-3,
+            population_size=4,
+            neighboring_relation=NeighboringRelation.ADD_OR_REMOVE_ONE,
+            sampling_method=SamplingMethod.NO_AMPLIFICATION,
+            max_epsilon=max_epsilon,
+        )
+        return DifferentialPrivacyServerSideFixedClipping(
+            fed_avg(), 2.0, 0.5, 4, accountant=RdpAccountant(config)
+        )
+
+    by_round = [epsilon_of(2.0, k, 1e-3) for k in range(4)]
+    budget = (by_round[2] + by_round[3]) / 2
+    run(accounted(budget), 1, checkpoint=tmp_path)
+    result = run(accounted(budget), 5, checkpoint=tmp_path, resume=True)
+    np.testing.assert_allclose(result.history["privacy/epsilon"], by_round[1:3])
+    assert result.stopped.startswith("The next private release would exceed")
+
+
 def test_clipping_at_the_clients_too_changes_nothing():
     at_server = run(private(seed=0), 2)
     at_both = run(private(seed=0), 2, mods=(fixedclipping_mod,))
@@ -216,3 +246,33 @@ def test_local_privacy_refuses_what_the_mod_does_not_clip():
         "Invalid value for argument `mod`. Expected a flwr.clientapp.mod.LocalDpMod. "
         "Received: mod='mod'"
     )
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_private_inside_and_around_other_wrappers(outside):
+    def adaptive(inner):
+        return AdaptiveStrength(inner, Scheduled(lambda epoch: 0.1 / (1 + epoch)))
+
+    def noisy(inner):
+        return Private(inner, 1e-9, 100.0, delta=1e-3, seed=0)
+
+    inner = adaptive(noisy(fed_avg())) if outside else noisy(adaptive(fed_avg()))
+    both = run(inner, penalties=L2(0.1))
+    plain = run(adaptive(fed_avg()), penalties=L2(0.1))
+    for a, b in zip(both.model.get_weights(), plain.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert list(both.strengths.values()) == list(plain.strengths.values())
+    assert both.privacy["delta"] == 1e-3
+
+
+def test_a_client_that_fails_does_not_lose_the_round():
+    def failing(message, context, call_next):
+        if message.metadata.dst_node_id == 1:
+            raise OSError("no power")
+        return call_next(message, context)
+
+    result = run(private(seed=0), 2, mods=(failing,))
+    assert [r.errors for r in list(result.history)[1:]] == [
+        {1: "OSError: no power"}
+    ] * 2
+    assert result.privacy["epsilon"] == epsilon_of(2.0, 2, 1e-3)
