@@ -145,10 +145,11 @@ def read_measured(content):
         content: `RecordDict` of the reply.
     """
     record = content.get(MEASURED, {"keys": []})
-    fields = [name for name in record if name != "keys"]
+    keys = record["keys"]
+    fields = [n for n in record if n != "keys" and len(record[n]) == len(keys)]
     return {
         key: {name: record[name][i] for name in fields}
-        for i, key in enumerate(record["keys"])
+        for i, key in enumerate(keys)
     }
 
 

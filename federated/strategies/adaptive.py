@@ -55,9 +55,10 @@ class AdaptiveStrength(Wrapper):
     `Hypergradient` and `Evidence` differentiate the loss of the training data, which
     stay with the clients: they are refused.
 
-    Put `Robust` around this strategy, so that it averages over good clients only, and
-    `Private`, too, which then leaves it the private aggregate and no metrics. Of layers
-    that `Personalized` keeps at the clients the aggregate says nothing.
+    What clients say of themselves is taken at their word; the bounds limit what a false
+    one can do. Put `Robust` around this strategy, so that it averages over good clients
+    only; and `Private`, too, which leaves it the private aggregate and no metrics. Of
+    layers that `Personalized` keeps at the clients the aggregate says nothing.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -129,9 +130,10 @@ class AdaptiveStrength(Wrapper):
         self._units: dict[str, list] = {}
         self._ratios: list[list[float]] = []
         self._setter: Any = None
-        self._sent: dict[int, float] = {}
+        self._keys: dict[int, str] = {}
+        self._sent: dict[str, float] = {}
         self._logs: dict[str, float] = {}
-        self._clients: list = []
+        self._means: dict[tuple[str, str], float] = {}
         self._trained = self._evaluated = self._warned = False
 
     @property
@@ -157,7 +159,10 @@ class AdaptiveStrength(Wrapper):
 
     def configure_train(self, server_round, arrays, config, grid):
         """Send the strengths, and what the clients are to measure."""
-        self._send(arrays, config)
+        if self._model is None:
+            raise self._unbound()
+        self._keys = {records.place(key): key for key in arrays}
+        self._send(config)
         if self._measures:
             config[records.MEASURE] = self._measures
         self._trained = self._evaluated = False
@@ -171,7 +176,8 @@ class AdaptiveStrength(Wrapper):
             return arrays, metrics
         self._trained = True
         self._assign(arrays)
-        self._clients = [reply.content for reply in replies if not reply.has_error()]
+        contents = [reply.content for reply in replies if not reply.has_error()]
+        self._means = _means(contents, list(self._sent))
         self._logs = _numbers(metrics)
         if not self._validates and server_round % self.every == 0:
             self._ask(server_round, self._logs)
@@ -179,7 +185,7 @@ class AdaptiveStrength(Wrapper):
 
     def configure_evaluate(self, server_round, arrays, config, grid):
         """Send the strengths that the model was trained with."""
-        records.write_strengths(config, self._named(arrays, self._sent))
+        records.write_strengths(config, self._sent)
         messages = list(super().configure_evaluate(server_round, arrays, config, grid))
         self._evaluated = bool(messages)
         return messages
@@ -217,17 +223,16 @@ class AdaptiveStrength(Wrapper):
     def _weights(self):
         return [weight for members in self._units.values() for weight in members]
 
-    def _send(self, arrays, config):
-        at = {id(weight): i for i, weight in enumerate(self._model.weights)}
+    def _send(self, config):
         self._sent = {
-            at[id(weight)]: weight.regularizer.strength for weight in self._weights()
+            self._key(weight): weight.regularizer.strength for weight in self._weights()
         }
-        records.write_strengths(config, self._named(arrays, self._sent))
+        records.write_strengths(config, self._sent)
 
-    def _named(self, arrays, strengths):
-        """Strengths by the keys of arrays, from those by places."""
-        keys = {records.place(key): key for key in arrays}
-        return {keys[place]: strength for place, strength in strengths.items()}
+    def _key(self, weight):
+        """The key of a weight in this round's arrays."""
+        at = [i for i, each in enumerate(self._model.weights) if each is weight]
+        return self._keys.get(at[0], "")
 
     def _assign(self, arrays):
         """Give the server's model the weights that users would get."""
@@ -263,8 +268,6 @@ class AdaptiveStrength(Wrapper):
     def _measured(self):
         """The units, with what can be measured here and what the clients have."""
         units = {}
-        at = {id(weight): i for i, weight in enumerate(self._model.weights)}
-        means = _means(self._clients)
         for name, members in self._units.items():
             flat = np.concatenate([np.ravel(np.float64(w)) for w in members])
             unit = units[name] = Unit(
@@ -273,10 +276,10 @@ class AdaptiveStrength(Wrapper):
                 sparsity=float(np.mean(flat == 0)),
                 norm=float(np.linalg.norm(flat)),
             )
-            measured = [means.get(at[id(weight)], {}) for weight in members]
             for field in self._measures:
                 # A weight that the loss does not use has no gradient.
-                known = [m[field] for m in measured if field in m]
+                found = [self._means.get((self._key(w), field)) for w in members]
+                known = [number for number in found if number is not None]
                 total = sum(known) if known else None
                 if total is not None and field != "penalty":
                     total = math.sqrt(total) if total >= 0 else total
@@ -315,29 +318,27 @@ def _numbers(metrics):
     }
 
 
-def _means(clients):
+def _means(clients, keys):
     """What clients measured, averaged by their numbers of examples.
 
     Args:
         clients: List of the `RecordDict` of their replies.
+        keys: List of the keys of weights.
 
     Returns:
-        A dict from the place of a weight to a dict of numbers by field: mean squares
-        of norms, means of penalties. What nobody measured is left out.
+        A dict from key and field to a number: mean squares of norms, means of
+        penalties. What nobody measured is left out.
     """
-    sums: dict[int, dict[str, list[float]]] = {}
+    sums: dict[tuple[str, str], list[float]] = {}
     for content in clients:
         (metrics,) = content.metric_records.values()
         examples = metrics[records.NUM_EXAMPLES]
-        for key, values in records.read_measured(content).items():
-            own = sums.setdefault(records.place(key), {})
-            for field, value in values.items():
+        measured = records.read_measured(content)
+        for key in keys:
+            for field, value in measured.get(key, {}).items():
                 if math.isnan(value):
                     continue
-                total = own.setdefault(field, [0.0, 0.0])
+                total = sums.setdefault((key, field), [0.0, 0.0])
                 total[0] += examples * (value if field == "penalty" else value**2)
                 total[1] += examples
-    return {
-        place: {field: total / count for field, (total, count) in own.items()}
-        for place, own in sums.items()
-    }
+    return {at: total / count for at, (total, count) in sums.items()}

@@ -30,7 +30,8 @@ class Wrapper(Strategy):
 
         Args:
             model: The compiled `keras.Model`, with its penalties. Its weights are the
-                initial ones; the round's arrays, not it, are what is sent.
+                initial ones, and may be changed; later the round's arrays, not it, are
+                what is sent.
         """
 
     def configure_train(self, server_round, arrays, config, grid):
@@ -91,6 +92,13 @@ class Wrapper(Strategy):
 
     def set_state(self, state):
         """Take back what `get_state` returned."""
+
+    def _unbound(self):
+        """What to raise if a run began without `bind`."""
+        return RuntimeError(
+            f"{type(self).__name__} does not know the model. Run it by "
+            "federated.simulate or the server app of federated."
+        )
 
 
 def chain(strategy):

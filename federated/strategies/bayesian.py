@@ -74,6 +74,7 @@ class BayesianAggregation(Wrapper):
                     f"is made of each of them. Received: {name}"
                 )
         self._posteriors: list[tuple[int, int, np.ndarray, np.ndarray]] = []
+        self._kept: list[str] = []
         self._pooled = 0
 
     def bind(self, model):
@@ -90,6 +91,14 @@ class BayesianAggregation(Wrapper):
                 f"Received: {model.name!r}"
             )
 
+    def configure_train(self, server_round, arrays, config, grid):
+        """Messages for the clients, see Flower's."""
+        if not self._posteriors:
+            raise self._unbound()
+        messages = super().configure_train(server_round, arrays, config, grid)
+        self._kept = config.get(records.PERSONAL, [])
+        return messages
+
     def aggregate_train(self, server_round, replies):
         """The product of the posteriors, and the rest from the wrapped strategy."""
         replies = list(replies)
@@ -100,6 +109,8 @@ class BayesianAggregation(Wrapper):
         keys = {records.place(key): key for key in arrays}
         self._pooled = 0
         for mean, log_scale, loc, scale in self._posteriors:
+            if keys[mean] in self._kept:
+                continue
             means = np.stack([values[mean] for values, _ in clients])
             scales = np.stack([values[log_scale] for values, _ in clients])
             examples = [number for _, number in clients]

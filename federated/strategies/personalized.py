@@ -55,7 +55,7 @@ class Personalized(Wrapper):
                 f"Received: layers={layers!r}"
             )
         self.layers = list(layers)
-        self._places: set[int] = set()
+        self._places: set[int] | None = None
         self._sent: dict = {}
 
     def bind(self, model):
@@ -82,6 +82,8 @@ class Personalized(Wrapper):
         return super().configure_evaluate(server_round, arrays, config, grid)
 
     def _keep(self, arrays, config):
+        if self._places is None:
+            raise self._unbound()
         own = [key for key in arrays if records.place(key) in self._places]
         self._sent = {key: arrays[key] for key in own}
         config[records.PERSONAL] = own
@@ -138,12 +140,14 @@ class PFedBayes(Personalized):
         self._global: dict[int, int] = {}
 
     def bind(self, model):
-        """Find the posteriors, and their priors, the global distribution."""
+        """Find the posteriors and their priors, which start where these are."""
         at = {id(weight): i for i, weight in enumerate(model.weights)}
         self._global = {}
         for posterior in posteriors_of(model):
             pairs = _global_variables(posterior)
             self._global |= {at[id(own)]: at[id(w)] for own, w in pairs}
+            for own, w in pairs:
+                w.assign(own)
         if not self._global:
             raise ValueError(
                 "PFedBayes needs posteriors. Expected a model with Bayesian layers "
@@ -153,7 +157,7 @@ class PFedBayes(Personalized):
 
     def configure_train(self, server_round, arrays, config, grid):
         """Send the global distribution, which is that of newcomers, too."""
-        arrays = self._start(arrays) if server_round == 1 else self.final_arrays(arrays)
+        arrays = self.final_arrays(arrays)
         return super().configure_train(server_round, arrays, config, grid)
 
     def configure_evaluate(self, server_round, arrays, config, grid):
@@ -163,16 +167,9 @@ class PFedBayes(Personalized):
 
     def final_arrays(self, arrays):
         """The global distribution in the place of the posteriors."""
-        return self._copied(arrays, self._global)
-
-    def _start(self, arrays):
-        """The posteriors in the place of the global distribution."""
-        return self._copied(arrays, {w: own for own, w in self._global.items()})
-
-    def _copied(self, arrays, sources):
         values = {records.place(key): array for key, array in arrays.items()}
         places = [records.place(key) for key in arrays]
-        copied = [values[sources.get(i, i)] for i in places]
+        copied = [values[self._global.get(i, i)] for i in places]
         return type(arrays)(dict(zip(arrays, copied, strict=True)))
 
 

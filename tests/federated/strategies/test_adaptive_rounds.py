@@ -12,10 +12,13 @@ import federated
 from federated import records
 from federated.strategies import (
     AdaptiveStrength,
+    BayesianAggregation,
     FederatedDualAveraging,
     Personalized,
+    PFedBayes,
     ServerProximal,
 )
+from federated.strategies.adaptive import _means
 from kerasreg.callbacks import (
     Evidence,
     GeneralizationGap,
@@ -260,6 +263,36 @@ def test_it_works_around_and_inside_other_wrappers():
         result = run(strategy, 2, L2(1.0))
         assert result.strengths == {"sequential/head/kernel": 0.25}
         assert result.personal_model(3).get_layer("head").kernel.regularizer.l2 == 0.25
+
+
+def test_a_reply_with_a_false_record_is_left_out():
+    good = reply({"000/a": np.zeros(1)}, examples=3)
+    good.content[records.MEASURED] = records.write_measured({"000/a": {"norm": 2.0}})
+    bad = reply({"000/a": np.zeros(1)}, examples=1)
+    bad.content[records.MEASURED] = ConfigRecord(
+        {"keys": ["000/a", "x"], "norm": [9.0]}
+    )
+    contents = [each.content for each in (good, bad)]
+    assert _means(contents, ["000/a"]) == {("000/a", "norm"): 4.0}
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        AdaptiveStrength(FedAvg(), Scheduled(1.0)),
+        BayesianAggregation(FedAvg()),
+        Personalized(FedAvg(), ["head"]),
+        PFedBayes(FedAvg()),
+    ],
+)
+def test_a_run_without_the_model_is_refused(strategy):
+    arrays = sent(build_model()())
+    with pytest.raises(RuntimeError) as error:
+        strategy.configure_train(1, arrays, ConfigRecord(), grid())
+    assert str(error.value) == (
+        f"{type(strategy).__name__} does not know the model. Run it by "
+        "federated.simulate or the server app of federated."
+    )
 
 
 def test_what_is_measured_survives_the_record():

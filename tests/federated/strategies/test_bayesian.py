@@ -13,7 +13,7 @@ from flwr.serverapp.strategy import (
 import federated
 from federated import records
 from federated.privacy import Private
-from federated.strategies import BayesianAggregation, Robust
+from federated.strategies import BayesianAggregation, Personalized, Robust
 from federated.strategies.bayesian import multiply
 from kerasreg.layers import BayesianDense
 from kerasreg.regularizers import Prior
@@ -244,6 +244,22 @@ def test_noise_for_an_average_is_refused(strategy):
         "to the average nor hides single replies: the product is made of each of "
         f"them. Received: {type(strategy).__name__}"
     )
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_posteriors_that_stay_at_the_clients_are_not_multiplied(outside):
+    rng = np.random.default_rng(0)
+    model = build_model()
+    start = records.read_arrays(sent(model))
+    if outside:
+        strategy = Personalized(BayesianAggregation(FedAvg(**EVERYBODY)), ["head"])
+        strategy.bind(model)
+    else:
+        strategy = BayesianAggregation(Personalized(FedAvg(**EVERYBODY), ["head"]))
+    strategy.strategy.bind(model)
+    replies = exact_replies(model, [client_data(n, rng) for n in (8, 64)])
+    got = aggregate(strategy, model, replies)
+    assert all(np.array_equal(got[key], start[key]) for key in start)
 
 
 def test_a_round_without_replies_has_no_model():

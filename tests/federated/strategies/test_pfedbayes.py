@@ -61,7 +61,7 @@ def run(zeta, rounds=20):
     )
 
 
-def test_the_first_round_starts_the_global_distribution_at_the_posterior():
+def test_the_global_distribution_starts_at_the_posterior():
     model = build_model()
     strategy = PFedBayes(FedAvg(**EVERYBODY))
     strategy.bind(model)
