@@ -105,15 +105,15 @@ class Rounds:
         try:
             with seeded(self._seed, number):
                 arrays = self._train(number, current)
+            self.arrays = arrays
+            if self._evaluate_clients:
+                with seeded(self._seed, number, 1):
+                    self._evaluate_at_clients(number, current)
         except (StopFederation, PrivacyBudgetExhausted) as stop:
             self.stopped = str(stop)
             return
         except AppExitException as error:  # Flower refuses the replies
             raise RoundError(f"Round {number}: {error}") from error
-        self.arrays = arrays
-        if self._evaluate_clients:
-            with seeded(self._seed, number, 1):
-                self._evaluate_at_clients(number, current)
         current.server = self._server(number)
         for each in chain(self.strategy):
             if isinstance(each, Wrapper):

@@ -1,7 +1,6 @@
 """One compiled Keras model of a process that plays any client, traced once."""
 
 import functools
-import math
 from typing import Any
 
 import keras
@@ -266,6 +265,8 @@ class Trainer:
         step = self.model.train_step if training else self.model.test_step
         size = min(self.task.batch_size or total, total)
         logs = step(keras.tree.map_structure(lambda a: a[:size], data))
+        if self._loss and self._loss.read(training) is None:
+            self._loss = None  # a step of the user's own goes another way
         if set(logs) == set(self.model.get_metrics_result()):
             return {}
         return {k: ops.zeros_like(v) for k, v in logs.items() if not len(v.shape)}
@@ -281,12 +282,9 @@ class Trainer:
             data, tf.constant(order, "int64"), tf.constant(batch_size, "int64")
         )
         logs = {name: value.numpy() for name, value in logs.items()}
+        # All clients report the same names, NaN or not: Flower refuses others.
         logs = {name: float(v) for name, v in logs.items() if not v.ndim}
-        return [w.numpy() for w in weights], {
-            name: value
-            for name, value in logs.items()
-            if not math.isnan(value) or name == "loss"
-        }
+        return [w.numpy() for w in weights], logs
 
     def _tracing(self, training, data):
         """The function that runs the batches of clients of all sizes."""
