@@ -217,6 +217,13 @@ class LocallyPrivate(Accounted):
                 "Invalid value for argument `mod`. Expected a "
                 f"flwr.clientapp.mod.LocalDpMod. Received: mod={mod!r}"
             )
+        if not (mod.sensitivity > 0 and mod.epsilon > 0 and 0 < mod.delta < 1):
+            raise ValueError(
+                "Invalid value for argument `mod`. Expected positive sensitivity and "
+                "epsilon, and a delta between 0 and 1. Received: "
+                f"sensitivity={mod.sensitivity}, epsilon={mod.epsilon}, "
+                f"delta={mod.delta}"
+            )
         self.mod = mod
         deviation = mod.sensitivity * math.sqrt(2 * math.log(1.25 / mod.delta))
         z = deviation / mod.epsilon / (2 * mod.clipping_norm)
@@ -231,12 +238,15 @@ class LocallyPrivate(Accounted):
         wrong = [
             w.path
             for w in model.weights
-            if not tuple(w.shape) or not keras.backend.is_float_dtype(w.dtype)
+            if not tuple(w.shape)
+            or not keras.backend.is_float_dtype(w.dtype)
+            or w.path.endswith("/moving_variance")
         ]
         if wrong:
             raise ValueError(
-                "Flower's LocalDpMod neither clips scalars nor takes integers. "
-                f"Expected a model without such weights. Received: {wrong}"
+                "Flower's LocalDpMod clips no scalars, takes no integers, and makes "
+                "variances negative. Expected a model without such weights. "
+                f"Received: {wrong}"
             )
 
 

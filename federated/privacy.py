@@ -60,7 +60,8 @@ class Private(Accounted):
             with `Result.stopped` set.
         sample_rate: `None`, or the probability q with which each client is asked in
             each round (Poisson sampling), whose amplification is accounted. The
-            strategy must then ask all clients; n is q times their number.
+            strategy must then ask all clients; n is q times their number, well above
+            1: a round in which nobody is asked fails.
         accountant: `"rdp"` or `"pld"`, see `epsilon_of`.
         quantile: `None`, or the share of the updates that the clipping norm shall
             leave as they are; it then adapts, from `clipping_norm` on, at the cost of

@@ -225,6 +225,17 @@ def test_local_privacy_composes_over_the_rounds_of_a_client():
     assert LocallyPrivate(fed_avg(), half, delta=1e-3).noise_multiplier == z / 2
 
 
+def test_local_privacy_refuses_a_mod_without_noise():
+    mod = LocalDpMod(clipping_norm=0.5, sensitivity=0.0, epsilon=1.0, delta=1e-3)
+    with pytest.raises(ValueError) as caught:
+        LocallyPrivate(fed_avg(), mod, delta=1e-3)
+    assert str(caught.value) == (
+        "Invalid value for argument `mod`. Expected positive sensitivity and epsilon, "
+        "and a delta between 0 and 1. Received: sensitivity=0.0, epsilon=1.0, "
+        "delta=0.001"
+    )
+
+
 def test_local_privacy_refuses_what_the_mod_does_not_clip():
     class Scaled(keras.layers.Layer):
         def build(self, shape):
@@ -233,12 +244,20 @@ def test_local_privacy_refuses_what_the_mod_does_not_clip():
         def call(self, x):
             return self.scale * x
 
-    model = keras.Sequential([keras.Input((2,)), Scaled(name="scaled")], name="net")
+    model = keras.Sequential(
+        [
+            keras.Input((2,)),
+            keras.layers.BatchNormalization(name="norm"),
+            Scaled(name="scaled"),
+        ],
+        name="net",
+    )
     with pytest.raises(ValueError) as caught:
         LocallyPrivate(fed_avg(), MOD, delta=1e-3).bind(model)
     assert str(caught.value) == (
-        "Flower's LocalDpMod neither clips scalars nor takes integers. Expected a "
-        "model without such weights. Received: ['net/scaled/scale']"
+        "Flower's LocalDpMod clips no scalars, takes no integers, and makes variances "
+        "negative. Expected a model without such weights. Received: "
+        "['net/norm/moving_variance', 'net/scaled/scale']"
     )
     with pytest.raises(TypeError) as caught:
         LocallyPrivate(fed_avg(), "mod", delta=1e-3)
