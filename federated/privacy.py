@@ -168,6 +168,12 @@ class Private(Accounted):
         averaged, _ = super().aggregate_train(server_round, [self._reply(arrays)])
         return averaged, MetricRecord(means(metrics))
 
+    def aggregate_evaluate(self, server_round, replies):
+        """The mean of the clients' metrics, of which the strategy gets none."""
+        super().aggregate_evaluate(server_round, [])
+        good = [r for r in replies if not r.has_error()]
+        return MetricRecord(means([records.read_metrics(r.content) for r in good]))
+
     def _reply(self, arrays):
         """The private average as if it came from one client."""
         content = {

@@ -25,7 +25,7 @@ from scipy import stats
 import federated
 from federated.privacy import LocallyPrivate, Private, epsilon_of
 from federated.strategies import AdaptiveStrength
-from kerasreg.callbacks import Scheduled
+from kerasreg.callbacks import GeneralizationGap, Scheduled
 from kerasreg.regularizers import L2
 from tests.federated.models import build_linear, linear_data, split
 
@@ -295,3 +295,27 @@ def test_a_client_that_fails_does_not_lose_the_round():
         {1: "OSError: no power"}
     ] * 2
     assert result.privacy["epsilon"] == epsilon_of(2.0, 2, 1e-3)
+
+
+def test_the_wrapped_strategy_learns_nothing_from_the_clients_evaluation():
+    class Spy(FedAvg):
+        seen = []
+
+        def aggregate_evaluate(self, server_round, replies):
+            self.seen.extend(replies)
+            return super().aggregate_evaluate(server_round, replies)
+
+    spy = Spy()
+    result = run(Private(spy, 2.0, 0.5, delta=1e-3), 2, validation_split=0.2)
+    assert not spy.seen
+    assert len(result.history["val_loss"]) == 2
+    mean = np.mean([m["val_loss"] for m in result.history.rounds[2].clients.values()])
+    np.testing.assert_allclose(result.history["val_loss"][1], mean)
+    gap = AdaptiveStrength(fed_avg(), GeneralizationGap())
+    with pytest.raises(ValueError, match="needs"):
+        run(
+            Private(gap, 2.0, 0.5, delta=1e-3),
+            1,
+            validation_split=0.2,
+            penalties=L2(0.1),
+        )
