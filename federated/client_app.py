@@ -15,7 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.clientapp import ClientApp
 
-from federated import records
+from federated import packing, records
 from federated.seeds import unpredictable
 from federated.task import named_task
 from federated.trainer import Trainer
@@ -159,12 +159,12 @@ app = ClientApp()
 
 @app.train()
 def _train_node(message, context):
-    return _node_app(context)(message, context)
+    return _as_node(message, context)
 
 
 @app.evaluate()
 def _evaluate_node(message, context):
-    return _node_app(context)(message, context)
+    return _as_node(message, context)
 
 
 @app.query()
@@ -185,6 +185,14 @@ def _host_train(message, context):
 @app.evaluate("hosted")
 def _host_evaluate(message, context):
     return _host(message, context, "evaluate")
+
+
+def _as_node(message, context):
+    """Answer for the client that the node is, by arrays that are packed."""
+    message.content = packing.unpack(message.content)
+    reply = _node_app(context)(message, context)
+    reply.content = packing.pack(reply.content)
+    return reply
 
 
 def _node_app(context):

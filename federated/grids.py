@@ -6,6 +6,7 @@ which clients a strategy samples.
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterable
 
@@ -13,7 +14,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.serverapp import Grid
 
-from federated import records
+from federated import packing, records
 from federated.client_app import FAILED, answer, client_context
 from federated.rounds import RoundError
 
@@ -63,6 +64,10 @@ class ClientGrid(Grid):
         """
         raise NotImplementedError
 
+    def size_of(self, content):
+        """Bytes of the arrays in a message's content, as they are sent."""
+        return records.size_of(content)
+
 
 class LocalGrid(ClientGrid):
     """Runs the clients in this process, one after the other.
@@ -108,16 +113,18 @@ class HostedGrid(ClientGrid):
         task: Path of the pickled task, which the workers read.
         num_clients: Number of clients.
         workers: Number of nodes to wait for.
+        ended: `threading.Event` that is set when the engine ends.
     """
 
     LARGEST = 32
     """Most clients in one message."""
 
-    def __init__(self, grid, task, num_clients, workers):
+    def __init__(self, grid, task, num_clients, workers, ended):
         super().__init__(num_clients)
         self._grid = grid
         self._task = task
-        self._nodes = wait_for_nodes(grid, workers)
+        self._ended = ended
+        self._nodes = wait_for_nodes(grid, workers, timeout=60)
 
     def send_and_receive(self, messages, *, timeout=None):
         """Run the clients on the workers."""
@@ -155,7 +162,7 @@ class HostedGrid(ClientGrid):
             self._hosted(portion, self._nodes[i % len(self._nodes)])
             for i, portion in enumerate(portions)
         ]
-        answers = list(self._grid.send_and_receive(outgoing, timeout=timeout))
+        answers = self._exchange(outgoing, timeout)
         asked = {
             sent.metadata.message_id: portion
             for sent, portion in zip(outgoing, portions, strict=True)
@@ -165,6 +172,20 @@ class HostedGrid(ClientGrid):
             for reply in answers
             for message in asked[reply.metadata.reply_to_message_id]
         }
+
+    def _exchange(self, messages, timeout):
+        """What Flower's `send_and_receive` does, until the engine ends."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        waiting, replies = set(self._grid.push_messages(messages)), []
+        while waiting and time.monotonic() < end:
+            if self._ended.is_set():
+                raise RuntimeError("Flower's engine has ended before the run.")
+            pulled = list(self._grid.pull_messages(waiting))
+            waiting -= {reply.metadata.reply_to_message_id for reply in pulled}
+            replies += pulled
+            if not pulled:
+                time.sleep(0.01)
+        return replies
 
     def _hosted(self, portion, node):
         clients = [m.metadata.dst_node_id for m in portion]
@@ -251,7 +272,8 @@ class NodeGrid(ClientGrid):
             client = message.metadata.dst_node_id
             if client in node_of:
                 kind = message.metadata.message_type
-                asked.append((Message(message.content, node_of[client], kind), message))
+                content = packing.pack(message.content)
+                asked.append((Message(content, node_of[client], kind), message))
             else:
                 error = Error(FAILED, "its node is not connected")
                 replies[id(message)] = Message(error, reply_to=message)
@@ -260,9 +282,12 @@ class NodeGrid(ClientGrid):
         by_id = {sent.metadata.message_id: message for sent, message in asked}
         for reply in answers:
             message = by_id[reply.metadata.reply_to_message_id]
-            what = reply.error if reply.has_error() else reply.content
-            replies[id(message)] = Message(what, reply_to=message)
+            replies[id(message)] = Message(_unpacked(reply), reply_to=message)
         return [replies[id(m)] for m in messages if id(m) in replies]
+
+    def size_of(self, content):
+        """Bytes of the arrays in a message's content, as they are sent: packed."""
+        return records.size_of(packing.pack(content))
 
     def _await_all(self):
         end = time.monotonic() + self._timeout
@@ -294,6 +319,16 @@ class NodeGrid(ClientGrid):
         if not questions:
             return []
         return self._grid.send_and_receive(questions, timeout=min(60, self._timeout))
+
+
+def _unpacked(reply):
+    """What a node replied; what cannot be read is an error."""
+    if reply.has_error():
+        return reply.error
+    try:
+        return packing.unpack(reply.content)
+    except ValueError as error:
+        return Error(FAILED, f"ValueError: {error}")
 
 
 _DIED = 2  # code of the error of a portion of which nothing is known

@@ -172,7 +172,7 @@ class Rounds:
 
     def _exchange(self, messages, current):
         """The replies to messages, with bytes and errors noted."""
-        current.bytes_down += sum(records.size_of(m.content) for m in messages)
+        current.bytes_down += sum(self.grid.size_of(m.content) for m in messages)
         replies = list(self.grid.send_and_receive(messages, timeout=self._timeout))
         missing = collections.Counter(m.metadata.dst_node_id for m in messages)
         for reply in replies:
@@ -181,7 +181,7 @@ class Rounds:
             if reply.has_error():
                 current.errors[client] = reply.error.reason
             else:
-                current.bytes_up += records.size_of(reply.content)
+                current.bytes_up += self.grid.size_of(reply.content)
         for client in +missing:
             current.errors[client] = f"no reply within {self._timeout:g} s"
         return replies
