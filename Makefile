@@ -13,10 +13,10 @@ STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo federated test lint format docs bench clean distclean
+.PHONY: help demo federated test test-all lint format docs bench clean distclean
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
 		$(MAKEFILE_LIST)
 
 demo: $(STAMP) ## Compare penalties on real data; writes demo/report.html
@@ -27,6 +27,9 @@ federated: $(STAMP) ## Train a task across simulated clients, with Flower
 
 test: $(STAMP) ## Run all tests, doctests, examples and the manual's code
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-all: $(STAMP) ## Run further cases of the same checks, too
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "exhaustive or not exhaustive"
 
 lint: $(STAMP) ## Check formatting, style and types
 	$(BIN)/ruff format --check .

@@ -21,14 +21,35 @@ from tests.cases import (
     POLICIES,
 )
 from tests.cases import REGULARIZERS as PENALTIES
+from tests.exhaustive import some
 from tests.positions import POSITIONS
 
 regularizers = pytest.mark.parametrize("case", PENALTIES, ids=str)
+# One of each way to be stored, to have a proximal map, and to be attached.
+some_regularizers = pytest.mark.parametrize(
+    "case", some(PENALTIES, "ElasticNet", "MCP", "GroupLasso", "Anchored", "Prior")
+)
 optimizers = pytest.mark.parametrize("case", OPTIMIZERS, ids=str)
 layers = pytest.mark.parametrize("case", LAYERS, ids=str)
 # Convolutions in one and three dimensions are those in two but for their shapes.
 planar = pytest.mark.parametrize(
     "case", [case for case in LAYERS if not str(case).endswith(("1D", "3D"))], ids=str
+)
+# One of each family, and of each way to draw.
+some_layers = pytest.mark.parametrize(
+    "case",
+    some(
+        LAYERS,
+        "BayesianDense",
+        "BayesianEmbedding",
+        "BayesianLSTM",
+        "ConcreteDropout",
+        "DropConnectDense",
+        "DropConnectConv2D",
+        "DropConnect",
+        "VariationalDropout",
+        "SparseVariationalDense",
+    ),
 )
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 metrics = pytest.mark.parametrize("case", METRICS, ids=str)
@@ -37,6 +58,9 @@ attacks = pytest.mark.parametrize("case", ATTACKS, ids=str)
 norms = pytest.mark.parametrize("norm", ["inf", 2, 1])
 inner_optimizers = pytest.mark.parametrize(
     "inner", INNER_OPTIMIZERS.values(), ids=INNER_OPTIMIZERS.keys()
+)
+some_inner_optimizers = pytest.mark.parametrize(
+    "inner", some(INNER_OPTIMIZERS, "SGD", "momentum", "Adam", "Adagrad")
 )
 half = pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 xla = pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
@@ -63,9 +87,6 @@ def test_row(case):
         contract.regularizers.check_not_a_weight,
         contract.regularizers.check_eager_and_traced,
         contract.regularizers.check_gradient_at_zero,
-        contract.regularizers.check_half_precision,
-        contract.regularizers.check_gradient_accumulation,
-        contract.regularizers.check_reproducible,
         contract.regularizers.check_copies,
         contract.regularizers.check_prox_minimizes,
     ],
@@ -75,7 +96,21 @@ def test_regularizer(case, check):
     check(case)
 
 
-@regularizers
+@some_regularizers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.regularizers.check_half_precision,
+        contract.regularizers.check_gradient_accumulation,
+        contract.regularizers.check_reproducible,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_regularizer_in_fit(case, check):
+    check(case)
+
+
+@some_regularizers
 @pytest.mark.parametrize(
     "check",
     [
@@ -89,12 +124,12 @@ def test_regularizer_on_disk(case, check, tmp_path):
 
 
 @xla
-@regularizers
+@some_regularizers
 def test_regularizer_live_strength(case, jit_compile):
     contract.regularizers.check_live_strength(case, jit_compile)
 
 
-@regularizers
+@some_regularizers
 def test_regularizer_two_devices(case, two_cpus):
     contract.regularizers.check_two_devices(case, two_cpus)
 
@@ -160,13 +195,13 @@ def test_optimizer_save(case, inner, tmp_path):
 
 
 @xla
-@inner_optimizers
+@some_inner_optimizers
 @optimizers
 def test_optimizer_trace(case, inner, jit_compile):
     contract.optimizers.check_trace(case, inner, _penalty(), jit_compile)
 
 
-@inner_optimizers
+@some_inner_optimizers
 @optimizers
 @pytest.mark.parametrize(
     "check",
@@ -182,14 +217,14 @@ def test_optimizer(case, inner, check):
     check(case, inner, _penalty())
 
 
-@inner_optimizers
+@some_inner_optimizers
 @optimizers
 def test_optimizer_two_devices(case, inner, two_cpus):
     contract.optimizers.check_two_devices(case, inner, _penalty(), two_cpus)
 
 
 @xla
-@regularizers
+@some_regularizers
 def test_regularizer_under_optimizers(case, jit_compile):
     for optimizer in OPTIMIZERS:
         contract.optimizers.check_trace(
@@ -197,7 +232,7 @@ def test_regularizer_under_optimizers(case, jit_compile):
         )
 
 
-@regularizers
+@some_regularizers
 def test_regularizer_under_saved_optimizers(case, tmp_path):
     for optimizer in OPTIMIZERS:
         contract.optimizers.check_save(
@@ -234,6 +269,17 @@ def test_any_layer(case, check):
         contract.layers.check_weights,
         contract.layers.check_copies,
         contract.layers.check_plain,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_layer(case, check):
+    check(case)
+
+
+@some_layers
+@pytest.mark.parametrize(
+    "check",
+    [
         contract.layer_models.check_masks,
         contract.layer_models.check_nested,
         contract.layer_models.check_time_distributed,
@@ -242,7 +288,7 @@ def test_any_layer(case, check):
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
-def test_layer(case, check):
+def test_layer_in_a_model(case, check):
     check(case)
 
 
@@ -260,7 +306,7 @@ def test_layer_on_disk(case, check, tmp_path):
 
 
 @half
-@planar
+@some_layers
 @pytest.mark.parametrize(
     "check",
     [contract.layers.check_dtype_policy, contract.layer_models.check_half_precision],
@@ -270,7 +316,7 @@ def test_layer_half_precision(case, check, policy):
     check(case, policy)
 
 
-@planar
+@some_layers
 def test_layer_two_devices(case, two_cpus):
     contract.layer_models.check_two_devices(case, two_cpus)
 
