@@ -1,5 +1,7 @@
 """What the strategies share that keep a penalty's proximal map at the server."""
 
+from typing import Any
+
 import numpy as np
 from flwr.serverapp import strategy as flower
 from keras import ops
@@ -48,7 +50,7 @@ class Composite(Wrapper):
         self.server_learning_rate = check_number(
             "server_learning_rate", server_learning_rate, above=0.0
         )
-        self._model = None
+        self._model: Any = None
         self._sent: dict = {}
 
     def bind(self, model):
