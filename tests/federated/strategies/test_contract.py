@@ -11,6 +11,7 @@ import federated
 from federated import checkpoint, strategies
 from federated.strategies import Robust, Wrapper
 from federated.strategies.base import chain
+from tests.exhaustive import some
 from tests.federated.models import linear_data, split
 from tests.federated.strategies.cases import STRATEGIES
 from tests.federated.strategies.problems import averaging
@@ -64,7 +65,16 @@ def _state(strategy):
     return json.dumps(checkpoint.encode(states, arrays)), arrays
 
 
-@every
+@pytest.mark.parametrize(
+    "case",
+    some(
+        STRATEGIES,
+        "AdaptiveStrength",
+        "BayesianAggregation",
+        "FederatedDualAveraging",
+        "Personalized",
+    ),
+)
 def test_it_nests_and_resumes_exactly(case, tmp_path):
     strategy = _nested(case)
     expected = _run(case, strategy, checkpoint=tmp_path)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
 
 import federated
@@ -10,163 +10,16 @@ from federated import records
 from federated.strategies import Robust, Wrapper
 from tests.federated import replies
 from tests.federated.models import build_linear, linear_data, split
-
-HONEST, POISONED = 6, 2  # numbers of clients, and the number of the bad one
-KERNEL, BIAS = "000/kernel", "001/bias"
-
-
-ARRAYS = {KERNEL: np.ones((3, 2), "float32"), BIAS: np.zeros(2, "float32")}
-
-
-def _honest(client, server_round=1):
-    """A client's reply: the same, however often it is asked for."""
-    rng = np.random.default_rng([client, server_round])
-    moved = {
-        key: (a + 0.1 * rng.normal(size=a.shape)).astype("float32")
-        for key, a in ARRAYS.items()
-    }
-    return replies.reply(moved, client, 10 + client, loss=rng.random())
-
-
-def _begin():
-    return records.write_arrays(ARRAYS, ARRAYS.values())
-
-
-def _kernel(change):
-    """Poison that replaces the kernel."""
-
-    def poison(content):
-        arrays = records.read_arrays(content[records.ARRAYS])
-        arrays[KERNEL] = change(arrays[KERNEL])
-        content[records.ARRAYS] = records.write_arrays(arrays, arrays.values())
-
-    return poison
-
-
-def _first(value):
-    def change(kernel):
-        kernel = kernel.copy()
-        kernel[0, 0] = value
-        return kernel
-
-    return _kernel(change)
-
-
-def _keys(change):
-    """Poison that changes the list of (key, array)."""
-
-    def poison(content):
-        pairs = change(list(content[records.ARRAYS].items()))
-        content[records.ARRAYS] = ArrayRecord(dict(pairs))
-
-    return poison
-
-
-def _metrics(**changes):
-    def poison(content):
-        metrics = dict(content[records.METRICS])
-        for name, value in changes.items():
-            name = name.replace("_", "-")
-            metrics.pop(name, None)
-            if value is not None:
-                metrics[name] = value
-        content[records.METRICS] = MetricRecord(metrics)
-
-    return poison
-
-
-def _empty(content):
-    for name in list(content):
-        del content[name]
-
-
-def _no_arrays(content):
-    del content[records.ARRAYS]
-
-
-def _no_metrics(content):
-    del content[records.METRICS]
-
-
-def _two_records(content):
-    content["more"] = content[records.ARRAYS]
-
-
-def _broken(content):
-    array = Array(np.zeros((3, 2), "float32"))
-    array.data = array.data[:-4]
-    content[records.ARRAYS][KERNEL] = array
-
-
-POISONS = {
-    "NaN": (_first(np.nan), f"NaN or infinity in '{KERNEL}'"),
-    "infinity": (_first(np.inf), f"NaN or infinity in '{KERNEL}'"),
-    "shape": (
-        _kernel(lambda k: k.T),
-        f"shape (2, 3) instead of (3, 2) of '{KERNEL}'",
-    ),
-    "scalar": (
-        _kernel(lambda k: k[0, 0]),
-        f"shape () instead of (3, 2) of '{KERNEL}'",
-    ),
-    "float16": (
-        _kernel(lambda k: k.astype("float16")),
-        f"dtype float16 instead of float32 of '{KERNEL}'",
-    ),
-    "integers": (
-        _kernel(lambda k: k.astype("int32")),
-        f"dtype int32 instead of float32 of '{KERNEL}'",
-    ),
-    "missing weight": (
-        _keys(lambda pairs: pairs[:1]),
-        "the weights ['001/bias'] are missing",
-    ),
-    "unknown weight": (
-        _keys(lambda pairs: [*pairs, ("002/other", pairs[0][1])]),
-        "unknown weights ['002/other']",
-    ),
-    "wrong name": (
-        _keys(lambda pairs: [("000/other", pairs[0][1]), *pairs[1:]]),
-        f"the weights ['{KERNEL}'] are missing",
-    ),
-    "order": (_keys(lambda pairs: pairs[::-1]), "the weights are in another order"),
-    "norm": (
-        _kernel(lambda k: k + 10.0),
-        "the norm of its update, 24.6, is an outlier",
-    ),
-    "no examples": (_metrics(num_examples=0), "the number of examples is 0"),
-    "negative examples": (_metrics(num_examples=-5), "the number of examples is -5"),
-    "NaN examples": (_metrics(num_examples=np.nan), "the number of examples is nan"),
-    "infinite examples": (
-        _metrics(num_examples=10**400),
-        "the number of examples is 1000",
-    ),
-    "list of examples": (_metrics(num_examples=[3]), "the number of examples is [3]"),
-    "unsaid examples": (_metrics(num_examples=None), "the number of examples is None"),
-    "absurd examples": (
-        _metrics(num_examples=10**9),
-        "the number of examples, 1e+09, is more than 100 times the median, ",
-    ),
-    "NaN metric": (_metrics(loss=np.nan), "NaN or infinity in the metric 'loss'"),
-    "other metrics": (
-        _metrics(loss=None),
-        "other metrics than most clients: ['num-examples']",
-    ),
-    "empty": (_empty, "the records of arrays [] instead of one, 'arrays'"),
-    "no metrics": (_no_metrics, "0 records of metrics instead of one"),
-    "no arrays": (_no_arrays, "the records of arrays [] instead of one, 'arrays'"),
-    "two records": (
-        _two_records,
-        "the records of arrays ['arrays', 'more'] instead of one, 'arrays'",
-    ),
-    "broken bytes": (_broken, "the weights cannot be read: "),
-}
-
-
-def _poisoned(poison, server_round=1):
-    reply = _honest(POISONED, server_round)
-    poison(reply.content)
-    return reply
+from tests.federated.strategies.poisons import (
+    BIAS,
+    HONEST,
+    KERNEL,
+    POISONED,
+    POISONS,
+    begin,
+    honest,
+    poisoned,
+)
 
 
 class Reading(Wrapper):
@@ -202,16 +55,14 @@ STRATEGIES = {
 
 def _run(strategy, rounds, poison=None):
     """What two rounds of fake replies make, with a bad client or without it."""
-    arrays = _begin()
+    arrays = begin()
     for server_round in range(1, rounds + 1):
         np.random.seed(server_round)  # noqa: NPY002 - the noise of Flower's privacy
         grid = replies.grid(HONEST + 1)
         list(strategy.configure_train(server_round, arrays, ConfigRecord(), grid))
-        received = [
-            _honest(k, server_round) for k in range(HONEST + 1) if k != POISONED
-        ]
+        received = [honest(k, server_round) for k in range(HONEST + 1) if k != POISONED]
         if poison:
-            received.insert(POISONED, _poisoned(poison, server_round))
+            received.insert(POISONED, poisoned(poison, server_round))
         arrays, metrics = strategy.aggregate_train(server_round, received)
     return records.read_arrays(arrays), dict(metrics)
 
@@ -296,9 +147,9 @@ def test_evaluation_is_checked():
 
 def test_a_reply_of_a_client_that_was_not_asked():
     strategy = Robust(STRATEGIES["FedAvg"]())
-    list(strategy.configure_train(1, _begin(), ConfigRecord(), replies.grid(1)))
-    aggregate, _ = strategy.aggregate_train(1, [_honest(0), _honest(4)])
-    expected, _ = STRATEGIES["FedAvg"]().aggregate_train(1, [_honest(0)])
+    list(strategy.configure_train(1, begin(), ConfigRecord(), replies.grid(1)))
+    aggregate, _ = strategy.aggregate_train(1, [honest(0), honest(4)])
+    expected, _ = STRATEGIES["FedAvg"]().aggregate_train(1, [honest(0)])
     for mine, theirs in zip(
         replies.as_arrays(aggregate), replies.as_arrays(expected), strict=True
     ):
@@ -323,6 +174,60 @@ def test_a_run_goes_on_without_the_bad_client_and_the_history_says_so():
     reason = f"NaN or infinity in {kernel!r}"
     assert [r.report for r in result.history][1:] == [{"rejected": {"1": reason}}] * 2
     assert list(result.history.to_frame()["rejected/1"])[1:] == [reason] * 2
+
+
+EIGHT = [
+    "NaN",
+    "infinity",
+    "shape",
+    "float16",
+    "wrong name",
+    "norm",
+    "absurd examples",
+    "empty",
+]
+
+
+def _malicious(message, context, call_next):
+    """A mod under which all clients from number 9 on poison their replies."""
+    reply = call_next(message, context)
+    client = int(context.node_config["partition-id"]) - 9
+    if client >= 0:
+        content = reply.content
+        if records.ARRAYS in content:
+            renamed = zip((KERNEL, BIAS), content[records.ARRAYS].values(), strict=True)
+            names = list(content[records.ARRAYS])
+            content[records.ARRAYS] = ArrayRecord(dict(renamed))
+            POISONS[EIGHT[client]][0](content)
+            if records.ARRAYS in content:
+                back = dict(zip((KERNEL, BIAS), names, strict=True))
+                pairs = content[records.ARRAYS].items()
+                content[records.ARRAYS] = ArrayRecord(
+                    {back.get(key, key): array for key, array in pairs}
+                )
+    return reply
+
+
+def test_eight_kinds_of_poison_in_one_run():
+    clients = split(linear_data(rows=340), 17)
+    result = federated.simulate(
+        build_linear(),
+        clients,
+        Robust(flower.FedAvg()),
+        rounds=2,
+        mods=[_malicious],
+        verbose=0,
+    )
+    without = federated.simulate(
+        build_linear(), clients[:9], flower.FedAvg(), rounds=2, verbose=0
+    )
+    for mine, expected in zip(
+        result.model.get_weights(), without.model.get_weights(), strict=True
+    ):
+        np.testing.assert_allclose(mine, expected, rtol=1e-5, atol=1e-6)
+    for each in result.history.rounds[1:]:
+        assert sorted(map(int, each.report["rejected"])) == list(range(9, 17))
+        assert not each.errors
 
 
 def test_too_few_good_clients_are_an_error_that_says_who_and_why():
