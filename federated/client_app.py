@@ -246,10 +246,11 @@ def _host(message, context, kind):
 
 
 def client_message(message, content, kind, client):
-    """A message to one client, as if it came from the server."""
+    """A message to one client, which it can change, as if it came from the server."""
     metadata = copy.copy(message.metadata)
     metadata.dst_node_id = client
     metadata.message_type = kind
+    content = records.copied(content)
     return Message(content, metadata=metadata)  # type: ignore[call-overload]
 
 

@@ -38,6 +38,7 @@ class Clients:
         self.rows = [
             r if isinstance(r, slice) else np.asarray(r, "int64") for r in rows
         ]
+        _check_rows("value for argument `data`", self.data)
         sizes = {len(a) for a in keras.tree.flatten(self.data)}
         if len(sizes) != 1:
             raise ValueError(
@@ -46,7 +47,7 @@ class Clients:
             )
         (self._total,) = sizes
         if not self.rows:
-            raise ValueError("There is no client. Expected one or more. Received: 0")
+            raise ValueError(_NONE)
         empty = [k for k in range(len(self)) if not self.num_examples(k)]
         if empty:
             raise ValueError(f"The clients {empty} have no examples.")
@@ -67,6 +68,8 @@ class Clients:
         if isinstance(clients, Clients):
             return clients
         _check_list(clients)
+        if not clients:
+            raise ValueError(_NONE)
         parts = [keras.tree.map_structure(_array, tuple(data)) for data in clients]
         ends = np.cumsum([_length(k, part) for k, part in enumerate(parts)])
         for k, part in enumerate(parts[1:], 1):
@@ -132,6 +135,9 @@ class _Mapped(Clients):
         return _Mapped, (self.paths, self.rows)
 
 
+_NONE = "There is no client. Expected one or more. Received: 0"
+
+
 def _array(values):
     # Of a memory-mapped file the map is kept.
     return values if isinstance(values, np.ndarray) else np.asarray(values)
@@ -150,13 +156,23 @@ def _check_list(clients):
 
 
 def _length(client, data):
-    sizes = {len(a) for a in keras.tree.flatten(data) if np.ndim(a)}
+    _check_rows(f"data of client {client}", data)
+    sizes = {len(a) for a in keras.tree.flatten(data)}
     if len(sizes) != 1 or 0 in sizes:
         raise ValueError(
             f"Invalid data of client {client}. Expected arrays with the same number of "
             f"rows, one or more. Received: {sorted(sizes)} rows"
         )
     return sizes.pop()
+
+
+def _check_rows(what, data):
+    for path, leaf in _flatten_with_path(data):
+        if not np.ndim(leaf):
+            raise ValueError(
+                f"Invalid {what}. Expected arrays with a row for each example. "
+                f"Received: a single value at {path}"
+            )
 
 
 def _check_alike(client, first, data):

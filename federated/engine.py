@@ -6,8 +6,10 @@ import logging
 import os
 import pathlib
 import tempfile
+import threading
 
 from flwr.serverapp import ServerApp
+from flwr.supercore import telemetry  # no public way to switch it off in 1.42
 
 from federated.client_app import app
 from federated.grids import HostedGrid
@@ -30,14 +32,21 @@ def run_on_workers(task, workers, serve):
         What `serve` returned.
 
     Raises:
+        RuntimeError: If ray runs in this process already, or a worker cannot start.
         Exception: What `serve` raised.
     """
-    extras.require("ray", "federated")
+    ray = extras.require("ray", "federated")
     # Both need ray, which is slow to import.
     from flwr.simulation import run_simulation
     from ray import cloudpickle
 
-    server, results = ServerApp(), []
+    if ray.is_initialized():
+        raise RuntimeError(
+            "ray runs in this process already, and the engine would end it. Call "
+            "`ray.shutdown()` first, or simulate with `workers=None`."
+        )
+    telemetry.FLWR_TELEMETRY_ENABLED = "0"  # it was read when Flower was imported
+    server, results, ended = ServerApp(), [], threading.Event()
     with tempfile.TemporaryDirectory(prefix="kerasreg-") as folder:
         stored = dataclasses.replace(task, clients=task.clients.save(folder))
         path = pathlib.Path(folder) / "task.pkl"
@@ -45,17 +54,17 @@ def run_on_workers(task, workers, serve):
 
         @server.main()
         def main(grid, context):
-            grid.pull_interval = 0.01
-            hosted = HostedGrid(grid, str(path), len(task.clients), workers)
+            hosted = HostedGrid(grid, str(path), len(task.clients), workers, ended)
             results.append(serve(hosted))
 
-        with _environment(workers):
+        with _environment(workers), _announced(ended):
             run_simulation(
                 server_app=server,
                 client_app=app,
                 num_supernodes=workers,
                 backend_config={
                     "init_args": {
+                        "address": "local",
                         "num_cpus": workers,
                         "include_dashboard": False,
                         "log_to_driver": False,
@@ -105,6 +114,15 @@ def _environment(workers):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _announced(ended):
+    """Tell the server's thread of the end, also when it is an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        ended.set()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ draws node ids at random; with the clients' numbers in their place, a seed decid
 which clients a strategy samples.
 """
 
-import copy
 import math
 import time
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from flwr.app.error import Error
 from flwr.serverapp import Grid
 
 from federated import packing, records
-from federated.client_app import FAILED, answer, client_context
+from federated.client_app import FAILED, answer, client_context, client_message
 from federated.rounds import RoundError
 
 
@@ -95,8 +94,11 @@ class LocalGrid(ClientGrid):
     def _answer(self, message):
         client = message.metadata.dst_node_id
         state = self.states.get(client, RecordDict())
-        context = client_context(_NOWHERE, client, self.num_clients, copy.copy(state))
-        reply = answer(self._app, message, context)
+        state = records.copied(state)
+        context = client_context(_NOWHERE, client, self.num_clients, state)
+        kind = message.metadata.message_type
+        asked = client_message(message, message.content, kind, client)
+        reply = answer(self._app, asked, context)
         if not reply.has_error():
             self.states[client] = context.state
         return reply
@@ -240,7 +242,9 @@ class NodeGrid(ClientGrid):
         super().__init__(0)
         self._grid = grid
         self._timeout = timeout
-        self._client_of: dict[int, int] = {}  # of each node that was asked
+        self._client_of: dict[int, int] = {}  # of each node that has answered
+        self._known: set[int] = set()  # nodes that were asked
+        self._asked: set[str] = set()  # messages that wait for an answer
         self._waiting_since: float | None = None
         if hasattr(grid, "pull_interval"):
             grid.pull_interval = 0.01
@@ -300,25 +304,23 @@ class NodeGrid(ClientGrid):
             time.sleep(0.1)
 
     def _connected(self, strict=False):
-        """The node of each client that is connected, once new nodes were asked."""
+        """The node of each client that is connected and has said who it is."""
         nodes = set(self._grid.get_node_ids())
-        new = sorted(nodes - set(self._client_of))
-        questions = [Message(RecordDict(), node, "query") for node in new]
-        for reply in self._replies(questions):
+        if new := sorted(nodes - self._known):
+            self._known.update(new)
+            questions = [Message(RecordDict(), node, "query") for node in new]
+            self._asked.update(self._grid.push_messages(questions))
+        # No waiting here: a node may need minutes to start, and rounds go on.
+        for reply in self._grid.pull_messages(list(self._asked)) if self._asked else ():
+            self._asked.discard(reply.metadata.reply_to_message_id)
             node = reply.metadata.src_node_id
             if not reply.has_error():
                 numbers = reply.content[records.CONFIG]
                 self._client_of[node] = numbers[records.CLIENT]
                 self.num_clients = max(self.num_clients, numbers[records.CLIENTS])
-            elif strict:
+            elif strict and node in nodes:
                 raise ValueError(f"Node {node} cannot take part: {reply.error.reason}")
         return {c: node for node, c in self._client_of.items() if node in nodes}
-
-    def _replies(self, questions):
-        """What nodes say of themselves; they have a minute for it."""
-        if not questions:
-            return []
-        return self._grid.send_and_receive(questions, timeout=min(60, self._timeout))
 
 
 def _unpacked(reply):

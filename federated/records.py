@@ -8,7 +8,7 @@ up in the metrics.
 """
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 ARRAYS = "arrays"
 CONFIG = "config"
@@ -148,8 +148,7 @@ def read_measured(content):
     keys = record["keys"]
     fields = [n for n in record if n != "keys" and len(record[n]) == len(keys)]
     return {
-        key: {name: record[name][i] for name in fields}
-        for i, key in enumerate(keys)
+        key: {name: record[name][i] for name in fields} for i, key in enumerate(keys)
     }
 
 
@@ -191,6 +190,11 @@ def size_of(content):
         if isinstance(value, bytes)
     )
     return arrays + masked
+
+
+def copied(content):
+    """A `RecordDict` whose records can be changed without a change in others."""
+    return RecordDict({name: type(r)(dict(r)) for name, r in content.items()})
 
 
 def copy_config(config):
