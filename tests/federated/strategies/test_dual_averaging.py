@@ -14,7 +14,7 @@ from federated.strategies import FederatedDualAveraging, Personalized, Robust
 from federated.task import Task
 from federated.trainer import Trainer
 from kerasreg.regularizers import L1, MCP
-from tests.exhaustive import some
+from tests.exhaustive import exhaustive, some
 from tests.federated.strategies import problems
 from tests.federated.strategies.problems import PENALTIES, averaging, build, proximal
 
@@ -371,3 +371,28 @@ def test_penalized_weights_that_stay_at_the_clients_are_refused():
             r"the penalties off them, or share them\.",
             str(caught.value),
         )
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        averaging(fraction_train=0.5),
+        pytest.param(averaging(flower.FedMedian), marks=exhaustive),
+        pytest.param(averaging(flower.FedTrimmedAvg), marks=exhaustive),
+        pytest.param(averaging(flower.Krum), marks=exhaustive),
+    ],
+    ids=lambda inner: type(inner).__name__,
+)
+def test_whatever_takes_an_average_finds_the_support(inner):
+    result = federated.simulate(
+        build(),
+        problems.clients(),
+        FederatedDualAveraging(inner),
+        6,
+        L1(0.4),
+        batch_size=10,
+        epochs=2,
+        verbose=0,
+    )
+    kernel = result.model.layers[0].kernel.numpy()
+    assert problems.support(kernel) == [[1]] * 4 + [[0]] * 16
