@@ -128,6 +128,14 @@ class HostedGrid(ClientGrid):
         self._ended = ended
         self._nodes = wait_for_nodes(grid, workers, timeout=60)
 
+    def wake(self):
+        """Wait until the workers answer.
+
+        While the engine starts, it draws from Python's generator in another thread,
+        and what is seeded meanwhile would not repeat.
+        """
+        self._exchange([Message(RecordDict(), n, "query") for n in self._nodes], None)
+
     def send_and_receive(self, messages, *, timeout=None):
         """Run the clients on the workers."""
         end = None if timeout is None else time.monotonic() + timeout

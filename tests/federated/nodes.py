@@ -25,6 +25,7 @@ class FakeGrid(Grid):
         self.connected = {}
         self._ids = iter(np.random.default_rng(seed).integers(1, 2**62, 1000).tolist())
         self._late = []
+        self._waiting = {}
         self._calls, self._number = calls, itertools.count()
         for client in range(num_clients):
             config = {"partition-id": client, "num-partitions": num_clients}
@@ -67,10 +68,15 @@ class FakeGrid(Grid):
         return Message(content, dst_node_id, message_type)
 
     def push_messages(self, messages):
-        raise NotImplementedError
+        messages = list(messages)
+        replies = self.send_and_receive(messages)
+        self._waiting.update({r.metadata.reply_to_message_id: r for r in replies})
+        return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids):
-        raise NotImplementedError
+        """One at a time: the others come later."""
+        there = [i for i in message_ids if i in self._waiting][:1]
+        return [self._waiting.pop(i) for i in there]
 
 
 class Frozen(dict):
