@@ -2,6 +2,7 @@
 
 import collections
 import math
+import statistics
 import sys
 from typing import Any
 
@@ -39,8 +40,12 @@ class Robust(Wrapper):
     direction, is not seen: put `Robust` around `Krum`, `FedMedian` or `FedTrimmedAvg`
     for these. Put it outside of all other wrappers, of Flower's for differential
     privacy, too, which fail on what it keeps out. Clients that failed are left out,
-    too; the history has them as errors. Under `SecureAggregation` there is nothing that
-    it could check.
+    too; the history has them as errors.
+
+    `Private` needs no `Robust`: it clips every update and ignores those that are not
+    finite. An account of privacy does not cover that one client's reply may decide
+    about another's, as a median does. Under `SecureAggregation` there is nothing to
+    check.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -158,14 +163,18 @@ class Robust(Wrapper):
                 self._check_metrics(reply.content)
                 kept[client] = reply, measured
             except _Refused as reason:
-                self._rejected[name][str(client)] = str(reason)
+                self._note(name, client, str(reason))
         self._check_names(kept, name)
         self._check_examples(kept, name)
         return kept
 
     def _reject(self, kept, name, client, reason):
         del kept[client]
-        self._rejected[name][str(client)] = reason
+        self._note(name, client, reason)
+
+    def _note(self, name, client, reason):
+        # Names in it are the client's: they may be of any length.
+        self._rejected[name][str(client)] = reason[:300]
 
     def _check_metrics(self, content):
         if len(content.metric_records) != 1:
@@ -233,7 +242,7 @@ class Robust(Wrapper):
             client: next(iter(reply.content.metric_records.values()))[self._weight]
             for client, (reply, _) in kept.items()
         }
-        median = np.median([float(n) for n in examples.values()]) if examples else 0.0
+        median = statistics.median_low(examples.values()) if examples else 0.0
         for client, number in examples.items():
             if number > self.max_examples_ratio * median:
                 self._reject(

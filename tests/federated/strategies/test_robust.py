@@ -145,6 +145,21 @@ def test_evaluation_is_checked():
     assert strategy.aggregate_evaluate(1, bad[:1]) is None
 
 
+def test_of_two_clients_the_one_with_absurd_examples_is_out():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    received = [replies.reply({}, k, 10**k, "evaluate", loss=k) for k in (1, 9)]
+    assert dict(strategy.aggregate_evaluate(1, received)) == {"loss": 1.0}
+
+
+def test_a_reason_is_short():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    long = _evaluation(2, loss=1.0, **{"x" * 10**6: 1.0})
+    strategy.aggregate_evaluate(
+        1, [_evaluation(0, loss=1.0), _evaluation(1, loss=1.0), long]
+    )
+    assert len(strategy.report()["rejected_evaluation"]["2"]) == 300
+
+
 def test_a_reply_of_a_client_that_was_not_asked():
     strategy = Robust(STRATEGIES["FedAvg"]())
     list(strategy.configure_train(1, begin(), ConfigRecord(), replies.grid(1)))
