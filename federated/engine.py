@@ -55,6 +55,7 @@ def run_on_workers(task, workers, serve):
         @server.main()
         def main(grid, context):
             hosted = HostedGrid(grid, str(path), len(task.clients), workers, ended)
+            hosted.wake()
             results.append(serve(hosted))
 
         with _environment(workers), _announced(ended):
@@ -96,6 +97,7 @@ def worker_environment(workers):
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # they do the work
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
 

@@ -24,6 +24,7 @@ from kerasreg.callbacks import (
 )
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1, L2
+from tests.exhaustive import some
 from tests.federated.replies import as_arrays, grid, reply, sent
 
 EVERYBODY = {"min_train_nodes": 1, "min_evaluate_nodes": 1, "min_available_nodes": 1}
@@ -131,18 +132,23 @@ def centrally(policy, build, split=0.0):
     return {name: history[f"strength/{name}"] for name in ("a", "b")}, model
 
 
+# The policy, the function that builds a model, and the share that is held out.
+POLICIES = {
+    "AdaptiveWeightDecay": (lambda: AdaptiveWeightDecay(0.02), build_model(), 0.0),
+    "GradientRatio": (lambda: GradientRatio(0.1), build_model(L1), 0.0),
+    "Scheduled": (lambda: Scheduled(lambda e: 0.1 / (1 + e)), build_model(), 0.0),
+    "TargetSparsity": (lambda: TargetSparsity(0.5), build_model(L1, True), 0.0),
+    "by validation": (Overfit, build_model(), 0.3),
+    "by the penalty": (PenaltyShare, build_model(), 0.0),
+}
+
+
 @pytest.mark.parametrize(
-    ("policy", "build", "split"),
-    [
-        (lambda: AdaptiveWeightDecay(0.02), build_model(), 0.0),
-        (lambda: GradientRatio(0.1), build_model(L1), 0.0),
-        (lambda: Scheduled(lambda epoch: 0.1 / (1 + epoch)), build_model(), 0.0),
-        (lambda: TargetSparsity(0.5), build_model(L1, True), 0.0),
-        (Overfit, build_model(), 0.3),
-        (PenaltyShare, build_model(), 0.0),
-    ],
+    "case",
+    some(POLICIES, "AdaptiveWeightDecay", "TargetSparsity", "by validation"),
 )
-def test_one_client_has_the_strengths_of_the_callback(policy, build, split):
+def test_one_client_has_the_strengths_of_the_callback(case):
+    policy, build, split = case
     expected, model = centrally(policy(), build, split)
     result = run(policy(), build=build, validation_split=split)
     for name, strengths in expected.items():
