@@ -1,6 +1,7 @@
 """A run on disk: one file a round, without pickled code."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -122,7 +123,7 @@ def _check_same_run(state, rounds, seed, strategies):
     for each, kept in zip(strategies, state["strategies"], strict=False):
         now = attributes(each)
         for name, value in kept["settings"].items():
-            if _text(value) != _text(now.get(name)):
+            if _digest(value) != _digest(now.get(name)):
                 setting = f"strategy: {kept['name']}.{name} differs"
                 facts.append((setting, value, now.get(name)))
     for what, before, after in facts:
@@ -147,7 +148,7 @@ def strategy_state(strategy, begun):
     else:
         state = attributes(strategy)
         settings = {
-            k: v for k, v in state.items() if k in begun and _text(v) == begun[k]
+            k: v for k, v in state.items() if k in begun and _digest(v) == begun[k]
         }
         state = {k: v for k, v in state.items() if k not in settings}
         if getattr(strategy, "accountant", None) is not None:
@@ -156,8 +157,8 @@ def strategy_state(strategy, begun):
 
 
 def begin(strategy):
-    """The attributes of a strategy of Flower as text, to see later what has changed."""
-    return {name: _text(value) for name, value in attributes(strategy).items()}
+    """Digests of the attributes of a strategy of Flower, to see what changes later."""
+    return {name: _digest(value) for name, value in attributes(strategy).items()}
 
 
 def attributes(strategy):
@@ -172,10 +173,11 @@ def attributes(strategy):
     return found
 
 
-def _text(value):
+def _digest(value):
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(encode(value, arrays))
-    return text + "".join(str(a.dtype) + a.tobytes().hex() for a in arrays.values())
+    parts = [text.encode(), *(np.ascontiguousarray(a).data for a in arrays.values())]
+    return [hashlib.sha256(part).hexdigest() for part in parts]
 
 
 def encode(value: Any, arrays: dict) -> Any:

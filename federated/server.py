@@ -111,11 +111,20 @@ def _evaluator(model, evaluate):
         data = evaluate
 
         def evaluate(model):
-            return model.evaluate(*data, verbose=0, return_dict=True)
+            x, y, weights = (*data, None)[:3]
+            return model.evaluate(
+                x, y, sample_weight=weights, verbose=0, return_dict=True
+            )
 
     def run(number, arrays):
         _assign(model, arrays)
-        return evaluate(model)
+        found = evaluate(model)
+        if not isinstance(found, dict):
+            raise TypeError(
+                "Invalid result of `evaluate`. Expected a dict from names to numbers. "
+                f"Received: {found!r}"
+            )
+        return found
 
     return run
 

@@ -113,6 +113,29 @@ def test_the_server_can_evaluate_by_a_function():
     )
     expected = np.linalg.norm(result.model.get_weights()[0])
     assert result.history["server_norm"][-1] == pytest.approx(expected)
+    with pytest.raises(TypeError) as error:
+        federated.simulate(
+            build_linear(), [linear_data()], evaluate=lambda model: 0.5, verbose=0
+        )
+    assert str(error.value) == (
+        "Invalid result of `evaluate`. Expected a dict from names to numbers. "
+        "Received: 0.5"
+    )
+
+
+def test_the_server_evaluates_by_weighted_examples():
+    x, y = linear_data()
+    first = (np.arange(len(x)) < 20).astype("float32")
+    data = (x, y), (x, y, first)
+    whole, part = (
+        federated.simulate(build_linear(0.0), [(x, y)], rounds=1, evaluate=e, verbose=0)
+        for e in data
+    )
+    predicted = whole.model.predict(x, verbose=0)
+    squares = np.square(predicted - y).ravel()
+    assert whole.history["server_loss"][-1] == pytest.approx(squares.mean(), rel=1e-4)
+    expected = np.mean(squares * first)  # as Keras divides by all examples
+    assert part.history["server_loss"][-1] == pytest.approx(expected, rel=1e-4)
 
 
 def test_flowers_log_and_the_bar_are_silent_unless_asked_for(capfd):
