@@ -137,10 +137,10 @@ class Trainer:
         self._strengthen(strengths or {})
         if self._bayesian:
             set_num_examples(self.model, total)
-        if self._reset is None:
-            self._reset = self._resetting()
+        trace = self._resetting() if self._reset is None else None
         if training not in self._own_logs:
             self._own_logs[training] = self._probed(training, data, total)
+        self._reset = trace() if trace else self._reset  # with the metrics' variables
         rng = generator(self.task.seed, *at)
         seeds = [_as(rng.integers(2**31, size=s.shape), s.dtype) for s in self._seeds]
         self._reset(self._placed(arrays), seeds)
@@ -223,7 +223,7 @@ class Trainer:
         self._reset, self._traced, self._own_logs = None, {}, {}
 
     def _resetting(self):
-        """The function that sets back all state."""
+        """What makes the function that sets back all state to what it is now."""
         import tensorflow as tf  # tensorflow: one traced function
 
         model = self.model
@@ -248,13 +248,13 @@ class Trainer:
                 self._loss.reset(False)
 
         if model.run_eagerly:
-            return reset
+            return lambda: reset
         specs = [
             [tf.TensorSpec(v.shape, v.dtype) for v in variables]
             for variables in (self._weights, self._seeds)
         ]
-        # Traced when it is called first: a step has then made the metrics' variables.
-        return tf.function(reset, input_signature=specs)
+        trace = tf.function(reset).get_concrete_function
+        return functools.partial(trace, *specs)
 
     def _probed(self, training, data, total):
         """Zeros for the logs of a step that reports something else than its metrics.

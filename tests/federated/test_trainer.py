@@ -223,3 +223,27 @@ def test_clients_of_one_task_do_not_share_penalties_by_accident():
     first, _, second, *_ = sent.values()
     penalty = np.square(first).sum() + 0.1 * np.square(second).sum()
     assert logs["loss"] - logs["data_loss"] == pytest.approx(penalty, rel=1e-4)
+
+
+def test_metrics_are_those_of_the_client_alone():
+    def build_model():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        metrics = ["mae", keras.metrics.RootMeanSquaredError(name="rmse")]
+        model.compile(keras.optimizers.SGD(0.0), "mse", metrics=metrics)
+        return model
+
+    trainer, sent = trainer_of(build_model, [linear_data(40, seed=s) for s in (0, 1)])
+    kernel, bias = sent.values()
+    for client in (0, 1, 0):
+        x, y = linear_data(40, seed=client)
+        errors = x @ kernel + bias - y
+        expected = {
+            "loss": np.mean(errors**2),
+            "data_loss": np.mean(errors**2),
+            "mae": np.mean(np.abs(errors)),
+            "rmse": np.sqrt(np.mean(errors**2)),
+        }
+        assert trainer.train(sent, client, 1)[-1] == pytest.approx(expected, rel=1e-4)
+        assert trainer.evaluate(sent, client, 1)[-1] == pytest.approx(
+            expected, rel=1e-4
+        )
