@@ -17,8 +17,9 @@ class Personalized(Wrapper):
     FedBN.
 
     The model that the server has, and the final one, has the initial values of these
-    weights. `Result.personal_model(client)` is the model of a client in a simulation,
-    where checkpoints hold the clients' own weights, too.
+    weights; they travel in both directions, so traffic is that of the whole model.
+    `Result.personal_model(client)` is the model of a client in a simulation, where
+    checkpoints hold the clients' own weights, too.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`, which aggregates the others.
