@@ -78,18 +78,24 @@ class Dual(Smooth):
             for index, variable in enumerate(variables)
             if proximal_penalty(variable) is not None
         }
+        # tensorflow: one call for all weights, of each client
+        import tensorflow as tf
+
+        self._traced_map = tf.function(self._map)
 
     def begin(self, accumulated):
         """Take the weights, as they were sent, for `z`, and map them."""
         super().begin(accumulated)
         for index, dual in self._duals.items():
+            dual.assign(self._trainable_variables[index].value)
+        if accumulated:
+            self._traced_map()
+
+    def _map(self):
+        step = ops.convert_to_tensor(self.before)
+        for index, dual in self._duals.items():
             weight = self._trainable_variables[index]
-            dual.assign(weight)
-            if accumulated:
-                penalty = proximal_penalty(weight)
-                weight.assign(
-                    penalty.prox(dual.value, ops.cast(self.before, "float32"))
-                )
+            weight.assign(proximal_penalty(weight).prox(dual.value, step))
 
     def sent(self, weights):
         """The `z` of the weights that have one, and the others."""

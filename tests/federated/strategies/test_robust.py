@@ -1,13 +1,16 @@
 """Robust: what is poisoned is not in the aggregate, and it is said whose it was."""
 
+import keras
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp import strategy as flower
+from sklearn import datasets
 
 import federated
-from federated import records
+from federated import partition, records
 from federated.strategies import Robust, Wrapper
+from tests.exhaustive import exhaustive
 from tests.federated import replies
 from tests.federated.models import build_linear, linear_data, split
 from tests.federated.strategies.poisons import (
@@ -115,6 +118,34 @@ def test_false_alarms_of_the_norm(clients):
     norms = np.exp(rng.normal(size=(20_000 // clients, clients)))
     alarms = np.mean([row > strategy._norm_bound(row)[0] for row in norms])
     assert alarms < {3: 0.0135, 10: 0.0016}[clients]
+
+
+def _digits():
+    x, y = datasets.load_digits(return_X_y=True)
+    return (x / 16).astype("float32"), y
+
+
+def _classifier():
+    layers = [keras.layers.Dense(32, "relu"), keras.layers.Dense(10, "softmax")]
+    model = keras.Sequential([keras.Input((64,)), *layers])
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    return model
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda data: partition.dirichlet(data, 20, 0.1),
+        pytest.param(lambda data: partition.shards(data, 20, 2), marks=exhaustive),
+        pytest.param(lambda data: partition.quantity(data, 20, 0.5), marks=exhaustive),
+    ],
+    ids=["labels", "shards", "quantity"],
+)
+def test_clients_that_are_only_unlike_are_not_refused(deal):
+    result = federated.simulate(
+        _classifier, deal(_digits()), Robust(flower.FedAvg()), 4, epochs=2, verbose=0
+    )
+    assert all(not r.report for r in result.history)
 
 
 def test_an_outlier_is_found_among_clients_that_differ_little_or_much():
