@@ -35,6 +35,11 @@ def run_on_workers(task, workers, serve):
         RuntimeError: If ray runs in this process already, or a worker cannot start.
         Exception: What `serve` raised.
     """
+    with _environment(workers):
+        return _run(task, workers, serve)
+
+
+def _run(task, workers, serve):
     ray = extras.require("ray", "federated")
     # Both need ray, which is slow to import.
     from flwr.simulation import run_simulation
@@ -58,7 +63,7 @@ def run_on_workers(task, workers, serve):
             hosted.wake()
             results.append(serve(hosted))
 
-        with _environment(workers), _announced(ended):
+        with _announced(ended):
             run_simulation(
                 server_app=server,
                 client_app=app,
@@ -97,6 +102,8 @@ def worker_environment(workers):
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        # A worker that ends as it was told is no news; read when ray is imported.
+        "RAY_DEDUP_LOGS_SKIP_REGEX": "ClientAppActor.terminate failed",
         "RAY_worker_niceness": "0",  # they do the work
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
@@ -105,17 +112,14 @@ def worker_environment(workers):
 @contextlib.contextmanager
 def _environment(workers):
     """Let processes that are started meanwhile have that environment."""
-    settings = worker_environment(workers)
-    before = {name: os.environ.get(name) for name in [*settings, "PYTHONPATH"]}
-    os.environ.update(settings)
+    before = dict(os.environ)
+    os.environ.update(worker_environment(workers))
     try:
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    finally:  # Flower and ray add to it
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

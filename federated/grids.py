@@ -217,7 +217,8 @@ class HostedGrid(ClientGrid):
         """A client's part of what a node replied, as a reply to its message."""
         client = message.metadata.dst_node_id
         if reply.has_error():
-            return Message(Error(_DIED, reply.error.reason), reply_to=message)
+            reason = f"its worker failed: {reply.error.reason}"
+            return Message(Error(_DIED, reason), reply_to=message)
         content, state, prefix = RecordDict(), RecordDict(), f"{client}/"
         for name, record in reply.content.items():
             if not name.startswith(prefix):

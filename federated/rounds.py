@@ -219,6 +219,12 @@ def _reasons(errors):
     for client, reason in errors.items():
         by_reason[reason].append(client)
     lines = [
-        f"clients {sorted(c)}: {reason}" for reason, c in list(by_reason.items())[:5]
+        f"Clients {_some(clients)}: {reason}. "
+        for reason, clients in list(by_reason.items())[:5]
     ]
-    return "; ".join(lines) + ". "
+    return "".join(lines)
+
+
+def _some(clients):
+    first = ", ".join(str(c) for c in sorted(clients)[:10])
+    return f"{first} and {len(clients) - 10} more" if len(clients) > 10 else first

@@ -128,7 +128,8 @@ def test_few_nodes_play_many_clients_evenly_and_keep_their_states():
 def test_of_a_portion_that_died_each_client_gets_its_own_chance():
     engine = Engine([11, 12], deadly=[5])
     replies = hosted(engine, 20).send_and_receive(asked(range(20)))
-    assert read(replies) == {c: "the worker died" if c == 5 else 1 for c in range(20)}
+    lost = "its worker failed: the worker died"
+    assert read(replies) == {c: lost if c == 5 else 1 for c in range(20)}
     assert [m.metadata.src_node_id for m in replies] == list(range(20))
 
 

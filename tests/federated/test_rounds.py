@@ -97,7 +97,7 @@ def test_too_few_clients_leave_the_state_of_the_round_before():
         state.run()
     assert str(error.value) == (
         "Round 2: 1 of 3 clients trained, fewer than min_clients=2. "
-        "clients [0, 2]: no reply within 3600 s. "
+        "Clients 0, 2: no reply within 3600 s. "
     )
     assert state.done == 1
     after = records.read_arrays(state.arrays)
