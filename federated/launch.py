@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 
 from federated.engine import worker_environment
@@ -132,9 +133,8 @@ def _superlink(port, home, environment):
     command = os.path.join(sysconfig.get_path("scripts"), "flower-superlink")
     arguments = ["--insecure", "--simulation", "--host", "127.0.0.1"]
     arguments += ["--port", str(port), "--disable-runtime-dependency-installation"]
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     log = home / "superlink.log"
-    try:
+    with _ended_by_sigterm():
         with log.open("wb") as output:
             superlink = subprocess.Popen(
                 [command, *arguments], stdout=output, stderr=output, env=environment
@@ -149,6 +149,17 @@ def _superlink(port, home, environment):
             except subprocess.TimeoutExpired:
                 superlink.kill()
                 superlink.wait()
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm():
+    """Have SIGTERM raise, so that what has begun is ended; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import zipfile
+from concurrent import futures
 
 import keras
 import numpy as np
@@ -126,6 +127,15 @@ def test_the_command_has_status_1_then(fake, capsys):
 def test_a_run_that_completed(fake):
     fake(FAKE.replace("STATUS", "finished:completed"))
     flower_run(CONFIG, 4, show=lambda line: None)
+
+
+def test_the_superlink_can_be_started_from_any_thread():
+    def use():
+        with launch._ended_by_sigterm():
+            return "done"
+
+    with futures.ThreadPoolExecutor() as pool:
+        assert pool.submit(use).result() == "done"
 
 
 def test_the_reason_without_an_error_in_the_log(fake):
