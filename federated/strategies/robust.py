@@ -225,6 +225,15 @@ class Robust(Wrapper):
             arrays = records.read_arrays(content[records.ARRAYS])
         except Exception as error:  # bytes of a stranger
             raise _Refused(f"the weights cannot be read: {error}") from None
+        self._check_kinds(arrays, sent)
+        norm = _distance(arrays, sent)
+        if not math.isfinite(norm):  # or the weights are finite, and very large
+            for key, array in arrays.items():
+                if not np.isfinite(array).all():
+                    raise _Refused(f"NaN or infinity in {key!r}")
+        return norm
+
+    def _check_kinds(self, arrays, sent):
         for (key, array), (shape, dtype) in zip(
             arrays.items(), self._kinds, strict=True
         ):
@@ -233,9 +242,6 @@ class Robust(Wrapper):
             # FedAdam and the like send float64 of float32.
             if array.dtype not in (dtype, sent[key].dtype):
                 raise _Refused(f"dtype {array.dtype} instead of {dtype} of {key!r}")
-            if not np.isfinite(array).all():
-                raise _Refused(f"NaN or infinity in {key!r}")
-        return _distance(arrays, sent)
 
     def _check_examples(self, kept, name):
         examples = {
@@ -287,15 +293,19 @@ _LARGEST = sys.float_info.max
 _LARGEST_LOG = math.log(_LARGEST)
 
 
+# Float32 is precise enough for its own changes, and three times as fast.
+_PRECISE = collections.defaultdict(lambda: "float64", {np.dtype("float32"): "float32"})
+
+
 def _kind(array):
     return array.shape, array.dtype
 
 
 def _distance(arrays, sent):
-    """Norm of the difference of weights, in float64, in which it is finite."""
-    with np.errstate(over="ignore"):  # of float64 it may be infinite
-        squares = [
-            np.sum(np.square(array.astype("float64") - sent[key]))
-            for key, array in arrays.items()
-        ]
-    return math.sqrt(sum(squares))
+    """Norm of the difference of weights; not finite if one of them is not."""
+    total = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for key, array in arrays.items():
+            change = np.subtract(array, sent[key], dtype=_PRECISE[array.dtype]).ravel()
+            total += float(change @ change)
+    return math.sqrt(total)

@@ -28,7 +28,7 @@ def begin():
     return records.write_arrays(ARRAYS, ARRAYS.values())
 
 
-def _kernel(change):
+def on_kernel(change):
     """Poison that replaces the kernel."""
 
     def poison(content):
@@ -45,7 +45,7 @@ def _first(value):
         kernel[0, 0] = value
         return kernel
 
-    return _kernel(change)
+    return on_kernel(change)
 
 
 def _keys(change):
@@ -98,19 +98,19 @@ POISONS = {
     "NaN": (_first(np.nan), f"NaN or infinity in '{KERNEL}'"),
     "infinity": (_first(np.inf), f"NaN or infinity in '{KERNEL}'"),
     "shape": (
-        _kernel(lambda k: k.T),
+        on_kernel(lambda k: k.T),
         f"shape (2, 3) instead of (3, 2) of '{KERNEL}'",
     ),
     "scalar": (
-        _kernel(lambda k: k[0, 0]),
+        on_kernel(lambda k: k[0, 0]),
         f"shape () instead of (3, 2) of '{KERNEL}'",
     ),
     "float16": (
-        _kernel(lambda k: k.astype("float16")),
+        on_kernel(lambda k: k.astype("float16")),
         f"dtype float16 instead of float32 of '{KERNEL}'",
     ),
     "integers": (
-        _kernel(lambda k: k.astype("int32")),
+        on_kernel(lambda k: k.astype("int32")),
         f"dtype int32 instead of float32 of '{KERNEL}'",
     ),
     "missing weight": (
@@ -127,7 +127,7 @@ POISONS = {
     ),
     "order": (_keys(lambda pairs: pairs[::-1]), "the weights are in another order"),
     "norm": (
-        _kernel(lambda k: k + 10.0),
+        on_kernel(lambda k: k + 10.0),
         "the norm of its update, 24.6, is an outlier",
     ),
     "no examples": (_metrics(num_examples=0), "the number of examples is 0"),

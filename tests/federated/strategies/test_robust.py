@@ -21,6 +21,7 @@ from tests.federated.strategies.poisons import (
     POISONS,
     begin,
     honest,
+    on_kernel,
     poisoned,
 )
 
@@ -314,3 +315,12 @@ def test_it_is_no_strategy():
         Robust("FedAvg")
     with pytest.raises(TypeError, match="max_norm_ratio"):
         Robust(flower.FedAvg(), max_norm_ratio="big")
+
+
+def test_weights_so_large_that_their_norm_is_not_finite():
+    strategy = Robust(STRATEGIES["FedAvg"]())
+    mine = _run(strategy, 1, on_kernel(lambda array: array + np.float32(3e38)))
+    _assert_same(mine, _run(STRATEGIES["FedAvg"](), 1))
+    assert strategy.report()["rejected"][str(POISONED)].startswith(
+        "the norm of its update, inf, is an outlier"
+    )
