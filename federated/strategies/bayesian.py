@@ -24,15 +24,19 @@ class BayesianAggregation(Wrapper):
     with the prior N(m, s²). A client with more examples has smaller `σ_k` and counts
     for more by that; the numbers of examples are not counted again. Where posteriors
     are exact and independent, as in conjugate linear regression with orthogonal
-    inputs, the product is the posterior of the pooled data. In general it is as good as
-    they are: it wants clients that train until their posteriors have settled, for one
-    that has not moved yet reports what all knew before as its own. The evidence of a
-    round is that of the clients which trained in it.
+    inputs, the product is the posterior of the pooled data; in general it is as good as
+    they are. The evidence is that of the clients which trained in the round.
+
+    The product is the final model, and the one that is evaluated. Clients go on from
+    their logarithmic pool instead, whose `1/σ²` and `μ/σ²` are the means of theirs: as
+    wide as one of them. From the product, a client that trains for a few steps would
+    give back as its own what all knew before, and the next product would count it `K`
+    times. As it is, clients that move by any share towards their posteriors in each
+    round end at the same product.
 
     An entry whose `1/σ²` comes out below that of the prior, because posteriors are
-    wider than the prior, gets the logarithmic pool of the posteriors instead, with the
-    clients' shares of the examples as weights, which always exists; how many entries
-    did is reported as `pooled_entries`.
+    wider than the prior, has the pool's Normal, which always exists; how many entries
+    have is reported as `pooled_entries`.
 
     All other weights, and metrics, are the wrapped strategy's: `FedAvg`, `FedAdam`, ...
     The layers are those of `kerasreg.layers` named `Bayesian...`. Put `Robust` around
@@ -74,8 +78,8 @@ class BayesianAggregation(Wrapper):
                     f"is made of each of them. Received: {name}"
                 )
         self._posteriors: list[tuple[int, int, np.ndarray, np.ndarray]] = []
-        self._kept: list[str] = []
-        self._pooled = 0
+        self._kept: set[int] = set()
+        self._clients, self._pooled = 1, 0
 
     def bind(self, model):
         """Find the posteriors and their priors."""
@@ -84,6 +88,7 @@ class BayesianAggregation(Wrapper):
             (at[id(posterior.mean)], at[id(posterior.log_scale)], *_prior(posterior))
             for posterior in posteriors_of(model)
         ]
+        self._kept, self._clients, self._pooled = set(), 1, 0
         if not self._posteriors:
             raise ValueError(
                 "BayesianAggregation needs posteriors. Expected a model with Bayesian "
@@ -96,74 +101,118 @@ class BayesianAggregation(Wrapper):
         if not self._posteriors:
             raise self._unbound()
         messages = super().configure_train(server_round, arrays, config, grid)
-        self._kept = config.get(records.PERSONAL, [])
+        self._kept = {records.place(k) for k in config.get(records.PERSONAL, [])}
         return messages
 
     def aggregate_train(self, server_round, replies):
-        """The product of the posteriors, and the rest from the wrapped strategy."""
+        """The pool of the posteriors, and the rest from the wrapped strategy."""
         replies = list(replies)
         arrays, metrics = super().aggregate_train(server_round, replies)
-        clients = [_content(reply) for reply in replies if not reply.has_error()]
+        clients = [_values(reply) for reply in replies if not reply.has_error()]
         if not arrays or not clients:
             return arrays, metrics
+        self._clients = len(clients)
         keys = {records.place(key): key for key in arrays}
-        self._pooled = 0
-        for mean, log_scale, loc, scale in self._posteriors:
-            if keys[mean] in self._kept:
-                continue
-            means = np.stack([values[mean] for values, _ in clients])
-            scales = np.stack([values[log_scale] for values, _ in clients])
-            examples = [number for _, number in clients]
-            product, pooled = multiply(means, scales, loc, scale, examples)
-            self._pooled += pooled
-            for place, value in zip((mean, log_scale), product, strict=True):
-                value = value.astype(arrays[keys[place]].dtype)
-                arrays[keys[place]] = records.Array(value)
+        for mean, log_scale, _, _ in self._shared():
+            pooled = pool(
+                *(np.stack([c[i] for c in clients]) for i in (mean, log_scale))
+            )
+            for place, value in zip((mean, log_scale), pooled, strict=True):
+                arrays[keys[place]] = _like(arrays[keys[place]], value)
+        self.final_arrays(arrays)  # to count the entries
         return arrays, metrics
 
+    def configure_evaluate(self, server_round, arrays, config, grid):
+        """Have the clients evaluate the product."""
+        arrays = self.final_arrays(arrays)
+        return super().configure_evaluate(server_round, arrays, config, grid)
+
+    def final_arrays(self, arrays):
+        """The product of as many posteriors as there were, from their pool."""
+        final = type(arrays)(dict(arrays.items()))
+        keys, self._pooled = {records.place(key): key for key in arrays}, 0
+        for mean, log_scale, loc, scale in self._shared():
+            at = keys[mean], keys[log_scale]
+            own, wide = (arrays[key].numpy() for key in at)
+            product, count = power(own, wide, loc, scale, self._clients)
+            self._pooled += count
+            for key, value in zip(at, product, strict=True):
+                final[key] = _like(arrays[key], value)
+        return final
+
+    def _shared(self):
+        """The posteriors that do not stay at the clients."""
+        return [each for each in self._posteriors if each[0] not in self._kept]
+
     def report(self):
-        """How many entries got the pool of the posteriors, if any did."""
+        """How many entries have the pool's Normal instead of the product."""
         return {"pooled_entries": self._pooled}
 
+    def get_state(self):
+        """How many posteriors were pooled, and which weights stay at the clients."""
+        return {"clients": self._clients, "kept": sorted(self._kept)}
 
-def multiply(means, log_scales, loc, scale, examples):
-    """The product of Normal posteriors that share a prior, for each entry.
+    def set_state(self, state):
+        """Take back what `get_state` returned."""
+        self._clients, self._kept = state["clients"], set(state["kept"])
+
+
+def pool(means, log_scales):
+    """The logarithmic pool of Normals with equal weights, for each entry.
 
     Args:
-        means: Array with a row a posterior.
+        means: Array with a row for each of them.
         log_scales: Array of the same shape, the logarithms of standard deviations.
-        loc: Array, the means of the prior.
-        scale: Array, its standard deviations.
-        examples: List of the numbers of examples behind the posteriors.
 
     Returns:
-        A tuple of means and log scales, and the number of entries which would have
-        been wider than the prior and are the logarithmic pool instead.
+        A tuple of mean and log scale: `1/σ²` and `μ/σ²` are the means of theirs.
 
     Example:
 
     >>> import numpy as np
-    >>> from federated.strategies.bayesian import multiply
-    >>> halves = np.full((2, 1), np.log(0.5))  # precisions of 4, the prior's is 1
-    >>> (mean, log_scale), pooled = multiply(
-    ...     np.array([[1.0], [2.0]]), halves, np.zeros(1), np.ones(1), [10, 10]
+    >>> from federated.strategies.bayesian import pool
+    >>> mean, log_scale = pool(np.array([0.0, 3.0]), np.log([1.0, 0.5**0.5]))
+    >>> float(mean), round(float(np.exp(-2 * log_scale)), 6)  # precisions 1 and 2
+    (2.0, 1.5)
+    """
+    precisions = np.exp(-2.0 * np.float64(log_scales))
+    precision = precisions.mean(axis=0)
+    mean = (precisions * np.float64(means)).mean(axis=0) / precision
+    return mean, -0.5 * np.log(precision)
+
+
+def power(mean, log_scale, loc, scale, clients):
+    """The product of posteriors that share a prior, of their pool, for each entry.
+
+    Args:
+        mean: Array, the means of the pool.
+        log_scale: Array, the logarithms of its standard deviations.
+        loc: Array, the means of the prior.
+        scale: Array, its standard deviations.
+        clients: How many posteriors are in the pool.
+
+    Returns:
+        A tuple of means and log scales, and the number of entries which would have
+        been wider than the prior and are the pool's instead.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from federated.strategies.bayesian import power
+    >>> (mean, log_scale), pooled = power(  # precisions of 4, the prior's is 1
+    ...     np.array(1.5), np.log(0.5), np.array(0.0), np.array(1.0), clients=2
     ... )
-    >>> float(mean[0] * 7), round(float(np.exp(-2 * log_scale[0])), 6), pooled
+    >>> float(mean * 7), round(float(np.exp(-2 * log_scale)), 6), pooled
     (12.0, 7.0, 0)
     """
-    means, log_scales = np.float64(means), np.float64(log_scales)
-    precisions = np.exp(-2.0 * log_scales)
-    others = len(means) - 1
+    mean, own = np.float64(mean), np.exp(-2.0 * np.float64(log_scale))
     prior = 1.0 / np.square(np.float64(scale))
-    precision = precisions.sum(axis=0) - others * prior
-    moment = (precisions * means).sum(axis=0) - others * prior * loc
+    precision = clients * own - (clients - 1) * prior
+    moment = clients * own * mean - (clients - 1) * prior * loc
     # An entry that no client knows anything of has the prior's, up to rounding.
     pooled = precision < prior * (1.0 - 1e-6)
-    shares = np.asarray(examples, float) / np.sum(examples)
-    weighted = np.tensordot(shares, precisions, axes=1)
-    average = np.tensordot(shares, precisions * means, axes=1) / weighted
-    precision = np.where(pooled, weighted, precision)
-    mean = np.where(pooled, average, moment / precision)
+    precision = np.where(pooled, own, precision)
+    mean = np.where(pooled, mean, moment / precision)
     return (mean, -0.5 * np.log(precision)), int(pooled.sum())
 
 
@@ -207,10 +256,13 @@ def _prior(posterior):
     return [np.broadcast_to(params[name], shape) for name in ("loc", "scale")]
 
 
-def _content(reply):
-    """A client's arrays by place, and its number of examples."""
+def _values(reply):
+    """A client's arrays by place."""
     (arrays,) = reply.content.array_records.values()
-    (metrics,) = reply.content.metric_records.values()
     values = records.read_arrays(arrays)
-    by_place = {records.place(key): value for key, value in values.items()}
-    return by_place, metrics[records.NUM_EXAMPLES]
+    return {records.place(key): value for key, value in values.items()}
+
+
+def _like(array, value):
+    """An array of the wire with another value in the same precision."""
+    return records.Array(value.astype(array.numpy().dtype))
