@@ -176,7 +176,7 @@ def attributes(strategy):
 def _digest(value):
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(encode(value, arrays))
-    parts = [text.encode(), *(np.ascontiguousarray(a).data for a in arrays.values())]
+    parts = [text.encode(), *(a.tobytes() for a in arrays.values())]
     return [hashlib.sha256(part).hexdigest() for part in parts]
 
 

@@ -161,8 +161,9 @@ class HostedGrid(ClientGrid):
             alike.setdefault(key, []).append(m)
         portions = []
         for group in alike.values():
-            size = -(-len(group) // len(self._nodes))
-            size = min(size, self.LARGEST)
+            number = math.ceil(len(group) / (self.LARGEST * len(self._nodes)))
+            number *= len(self._nodes)  # all nodes have as many, of about one size
+            size = math.ceil(len(group) / number)
             portions += [group[i : i + size] for i in range(0, len(group), size)]
         return portions
 

@@ -89,6 +89,8 @@ def test_each_worker_keeps_its_process_its_threads_and_its_memory(run):
         if number >= 3:
             by_process[process][number] = resident  # the last of each round
     assert len(by_process) == 2
+    for process in by_process:  # the model is built and traced once in each
+        assert run["builds"].count(str(process)) == 1
     for resident in by_process.values():
         assert resident[10] <= 1.05 * resident[3]
 

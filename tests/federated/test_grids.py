@@ -120,6 +120,7 @@ def test_few_nodes_play_many_clients_evenly_and_keep_their_states():
         range(100), 1
     )
     sizes = [len(clients) for _, clients in engine.portions]
+    assert sizes == [25] * 4
     assert max(sizes) <= HostedGrid.LARGEST
     assert {node for node, _ in engine.portions} == {11, 12}
     assert read(grid.send_and_receive(asked([99, 3]))) == {99: 2, 3: 2}

@@ -58,7 +58,9 @@ def make_mod(folder):
     return mod
 
 
-def compiled(layers):
+def compiled(layers, folder):
+    with (pathlib.Path(folder) / "builds").open("a") as file:
+        file.write(f"{os.getpid()}\n")
     model = keras.Sequential([keras.Input((3,)), *layers])
     model.compile("adam", "mse")
     return model
@@ -86,7 +88,9 @@ def main(folder):
 
     def run(workers):
         return simulate(
-            lambda: compiled([keras.layers.Dropout(0.1), keras.layers.Dense(1)]),
+            lambda: compiled(
+                [keras.layers.Dropout(0.1), keras.layers.Dense(1)], folder
+            ),
             clients,
             rounds=ROUNDS,
             mods=[make_mod(folder)],
@@ -101,7 +105,7 @@ def main(folder):
     def build_model():
         if os.getpid() != SERVER:
             raise OSError("no such file on the worker")
-        return compiled([keras.layers.Dense(1)])
+        return compiled([keras.layers.Dense(1)], folder)
 
     _, build_message = simulate(build_model, [(x, y)] * 2, rounds=1, workers=2)
     import ray
@@ -125,6 +129,7 @@ def main(folder):
         "memory_local": memory,
         "ray": ray.is_initialized(),
         "environment": dict(os.environ) == before,
+        "builds": (pathlib.Path(folder) / "builds").read_text().split(),
         "telemetry": telemetry.FLWR_TELEMETRY_ENABLED,
         "logs": [
             json.loads(line)
