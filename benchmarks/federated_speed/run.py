@@ -21,7 +21,7 @@ from federated.grids import LocalGrid
 from federated.rounds import Rounds
 
 ROWS, BATCH, WORKERS = 60_000, 32, 2
-NUMBERS = (10, 100, 1000)
+NUMBERS = (100, 1000, 10)
 ROUNDS = {10: 4, 100: 4, 1000: 2}
 QUICKSTART = 10  # clients of the quickstart style that are timed, of all numbers
 LENIENT = {"fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
@@ -207,14 +207,13 @@ def measured(number, rows, rounds):
 
 def main():
     quick = harness.arguments().quick
-    numbers, rows = (NUMBERS[:1], 2000) if quick else (NUMBERS, ROWS)
+    numbers, rows = (NUMBERS[-1:], 2000) if quick else (NUMBERS, ROWS)
     result = {}
     for number in numbers:
         start = time.perf_counter()
         result[str(number)] = measured(number, rows, 2 if quick else ROUNDS[number])
         result[str(number)]["took"] = round(time.perf_counter() - start)
-        print(number, result[str(number)], flush=True)
-    harness.write(__file__, {"measured": result}, quick)
+        harness.write(__file__, {"measured": result}, quick)  # as it goes
 
 
 if __name__ == "__main__":
