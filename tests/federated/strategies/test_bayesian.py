@@ -228,6 +228,22 @@ def test_short_rounds_come_near_the_posterior_of_the_pooled_data():
     np.testing.assert_allclose(posterior.stddev(), scale, rtol=0.4)
 
 
+def test_the_server_divides_the_divergence_by_all_examples():
+    rng = np.random.default_rng(0)
+    clients = [client_data(n, rng) for n in (8, 24)]
+    strategy = BayesianAggregation(FedAvg(**EVERYBODY))
+    result = federated.simulate(
+        build_model, clients, strategy, 1, evaluate=clients[0], verbose=0
+    )
+    layer = result.model.get_layer("head")
+    assert layer.num_examples == 32
+    divergence = float(sum(result.model.losses))
+    error = np.mean((clients[0][0] @ np.asarray(layer.kernel) - clients[0][1]) ** 2)
+    np.testing.assert_allclose(
+        result.history["server_loss"][-1], error + divergence, rtol=1e-5
+    )
+
+
 def test_clients_evaluate_the_product():
     rng = np.random.default_rng(0)
     model = build_model()
