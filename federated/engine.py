@@ -35,7 +35,7 @@ def run_on_workers(task, workers, serve):
         RuntimeError: If ray runs in this process already, or a worker cannot start.
         Exception: What `serve` raised.
     """
-    with _environment(workers):
+    with _environment():
         return _run(task, workers, serve)
 
 
@@ -87,13 +87,13 @@ def _run(task, workers, serve):
     return results[0]
 
 
-def worker_environment(workers):
-    """Environment of worker processes: threads shared fairly, nothing sent anywhere.
+def worker_environment():
+    """Environment of worker processes: few threads, nothing sent anywhere.
 
-    Args:
-        workers: Number of worker processes on this machine.
+    A worker has one thread an operation, or as many as `TF_NUM_INTRAOP_THREADS` says
+    here, however many workers there are: a convolution's sums depend on it.
     """
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "1")
     return {
         "TF_NUM_INTRAOP_THREADS": threads,
         "TF_NUM_INTEROP_THREADS": "1",
@@ -110,10 +110,10 @@ def worker_environment(workers):
 
 
 @contextlib.contextmanager
-def _environment(workers):
+def _environment():
     """Let processes that are started meanwhile have that environment."""
     before = dict(os.environ)
-    os.environ.update(worker_environment(workers))
+    os.environ.update(worker_environment())
     try:
         yield
     finally:  # Flower and ray add to it

@@ -82,7 +82,7 @@ def flower_run(run_config, num_clients, *, show=print):
         prefix="kerasreg-flower-", ignore_cleanup_errors=True
     ) as folder:
         home, port = pathlib.Path(folder), _free_port()
-        environment = _environment(home, workers)
+        environment = _environment(home)
         (home / "config.toml").write_text(_CONNECTION.format(port=port))
         app = home / "app"
         app.mkdir()
@@ -108,7 +108,7 @@ def _free_port():
         return probe.getsockname()[1]
 
 
-def _environment(home, workers):
+def _environment(home):
     """What Flower's processes see: their own folder, these packages, no network."""
     here = str(pathlib.Path(__file__).resolve().parents[1])
     paths = [os.getcwd(), here, os.environ.get("PYTHONPATH", "")]
@@ -116,7 +116,7 @@ def _environment(home, workers):
     local = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
     return {
         **os.environ,
-        **worker_environment(workers),
+        **worker_environment(),
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

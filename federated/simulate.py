@@ -42,7 +42,9 @@ def simulate(
     their proximal map if the model is compiled with `Proximal`.
 
     The same seed gives the same weights, whichever node a client runs on and however
-    many workers there are.
+    many workers there are. In this process TensorFlow has all cores for an operation,
+    and in workers one; where it divides a sum among them (convolutions), weights are
+    the same bit for bit if `TF_NUM_INTRAOP_THREADS` is set before Python starts.
 
     Args:
         build_model: Function without arguments that returns a compiled, built
