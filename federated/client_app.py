@@ -169,6 +169,11 @@ def _evaluate_node(message, context):
 
 @app.query()
 def _query_node(message, context):
+    return answer(_who, message, context)
+
+
+def _who(message, context):
+    """Which client the node is, and how many there are."""
     numbers = {
         records.CLIENT: client_of(context),
         records.CLIENTS: _of_node(context, "num-partitions"),
@@ -188,11 +193,19 @@ def _host_evaluate(message, context):
 
 
 def _as_node(message, context):
-    """Answer for the client that the node is, by arrays that are packed."""
-    message.content = packing.unpack(message.content)
-    reply = _node_app(context)(message, context)
-    reply.content = packing.pack(reply.content)
+    """Answer for the client that the node is, by arrays that are packed.
+
+    What a client raises is its reply: Flower would add pages of its own to it.
+    """
+    reply = answer(_unpacking, message, context)
+    if not reply.has_error():
+        reply.content = packing.pack(reply.content)
     return reply
+
+
+def _unpacking(message, context):
+    message.content = packing.unpack(message.content)
+    return _node_app(context)(message, context)
 
 
 def _node_app(context):

@@ -248,7 +248,17 @@ def test_the_command_fails_with_a_reason(monkeypatch, capsys):
 
     config = make_task(monkeypatch, load_data=load_data)
     assert main([config["task"], "--clients", "3", "--rounds", "2"]) == 1
-    assert capsys.readouterr().err == (
-        "failed: Round 1: 0 of 3 clients trained, fewer than min_clients=1. clients "
-        "[0, 1, 2]: OSError: no disk. \n"
-    )
+    assert "Clients 0, 1, 2: OSError: no disk. " in capsys.readouterr().err
+
+
+def test_what_a_node_raises_is_a_line(monkeypatch):
+    """Flower's workers would send pages, and its pool lose a worker."""
+
+    def load_data(client, num_clients):
+        if client == 1:
+            raise OSError("no disk")
+        return tasks.load_data(client, num_clients)
+
+    config = make_task(monkeypatch, load_data=load_data)
+    history = serve(NodeGrid(FakeGrid(config, 3)), config).history
+    assert [r.errors for r in history] == [{}, *[{1: "OSError: no disk"}] * 2]
