@@ -224,6 +224,7 @@ def _traffic(axes, _, rounds):
         sent = np.cumsum([getattr(r, field) for r in rounds]) / 1e6
         numbers = [r.number for r in rounds]
         _line(axes, dict(zip(numbers, sent, strict=True)), label, color)
+    axes.lines[-1].set_linestyle("--")  # the two are often the same
     axes.set_ylim(bottom=0)
 
 
