@@ -50,6 +50,7 @@ class Trainer:
         self._mu = 0.0
         self._loss = DataLoss.of(self.model)
         self._own, self._optimizer = self.model.optimizer, None
+        self._initial: dict = {}
         self._reset: Any = None
         self._traced: dict = {}
         self._own_logs: dict = {}
@@ -170,6 +171,8 @@ class Trainer:
             self._own if optimizer is None else local_optimizer(self._own, optimizer)
         )
         self._optimizer, self._meter = optimizer, None
+        if optimizer is not None:
+            self._initial.pop(optimizer, None)  # it is a new one
         self._forget()
 
     def _make_meter(self, fields):
@@ -227,10 +230,14 @@ class Trainer:
         import tensorflow as tf  # tensorflow: one traced function
 
         model = self.model
-        model.optimizer.build(model.trainable_variables)
-        # What is zero need not be kept.
-        kept = [(v, v.numpy()) for v in model.optimizer.variables]
-        initial = [(v, tf.constant(a) if a.any() else None) for v, a in kept]
+        if self._optimizer not in self._initial:
+            model.optimizer.build(model.trainable_variables)
+            # What is zero need not be kept.
+            kept = [(v, v.numpy()) for v in model.optimizer.variables]
+            self._initial[self._optimizer] = [
+                (v, tf.constant(a) if a.any() else None) for v, a in kept
+            ]
+        initial = self._initial[self._optimizer]
 
         @tf.autograph.experimental.do_not_convert
         def reset(weights, seeds):

@@ -247,3 +247,18 @@ def test_metrics_are_those_of_the_client_alone():
         assert trainer.evaluate(sent, client, 1)[-1] == pytest.approx(
             expected, rel=1e-4
         )
+
+
+def test_what_was_asked_before_does_not_show():
+    def build_model():
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse")
+        return model
+
+    trainer, sent = trainer_of(build_model, [linear_data()])
+    fresh, _ = trainer_of(build_model, [linear_data()])
+    plain, *_ = trainer.train(sent, 0, 1)
+    pulled, *_ = trainer.train(sent, 0, 1, mu=0.5)
+    assert same(pulled, fresh.train(sent, 0, 1, mu=0.5)[0])
+    assert not same(pulled, plain)
+    assert same(trainer.train(sent, 0, 1)[0], plain)
