@@ -12,7 +12,7 @@ from federated.accounting import (
     check_probability,
     epsilon_of,
 )
-from federated.arrays import flat, means, unflat
+from federated.arrays import flat, unflat
 from federated.secure import SecureAggregation, secure_mod
 from federated.seeds import generator
 from kerasreg.regularizers.base import check_number
@@ -39,7 +39,8 @@ class Private(Accounted):
     Δ = 0; n stays, so the noise is what the account assumes. The wrapped strategy
     receives the private average as the one reply of the round, and none of the
     clients' metrics: whatever it makes of it (Adam, proximal steps, new strengths)
-    costs no privacy. A strategy that compares clients finds nothing to compare.
+    costs no privacy. Nor are strategies around it told any metrics: only the history
+    has their means. A strategy that compares clients finds nothing to compare.
 
     The guarantee is (ε, δ) for each client, all its examples together, "add or remove
     one": the history of models would be much as likely if its updates had all been
@@ -136,14 +137,14 @@ class Private(Accounted):
         return messages
 
     def aggregate_train(self, server_round, replies):
-        """What the strategy makes of the private average, and the plain metrics."""
+        """What the strategy makes of the private average; the clients' metrics stay."""
         sent = {
             key: array
             for key, array in records.read_arrays(self._sent).items()
             if np.issubdtype(array.dtype, np.floating)
         }
         start = flat(sent)
-        total, within, metrics = np.zeros_like(start), 0.0, []
+        total, within = np.zeros_like(start), 0.0
         unseen = {m.metadata.dst_node_id for m in self._messages}
         self._ignored = []
         for reply in replies:
@@ -151,7 +152,6 @@ class Private(Accounted):
             if reply.has_error() or client not in unseen:
                 continue
             unseen.remove(client)  # one reply a client
-            metrics.append(records.read_metrics(reply.content))
             update = _update(reply, sent, start)
             if update is None:
                 self._ignored.append(client)
@@ -166,13 +166,12 @@ class Private(Accounted):
         arrays = unflat(start + (total + noise) / self._n, sent)
         arrays = ArrayRecord({**self._sent, **arrays})
         averaged, _ = super().aggregate_train(server_round, [self._reply(arrays)])
-        return averaged, MetricRecord(means(metrics))
+        return averaged, MetricRecord()
 
     def aggregate_evaluate(self, server_round, replies):
-        """The mean of the clients' metrics, of which the strategy gets none."""
+        """Nothing: metrics are for the history alone."""
         super().aggregate_evaluate(server_round, [])
-        good = [r for r in replies if not r.has_error()]
-        return MetricRecord(means([records.read_metrics(r.content) for r in good]))
+        return MetricRecord()
 
     def _reply(self, arrays):
         """The private average as if it came from one client."""

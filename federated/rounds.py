@@ -8,11 +8,12 @@ import collections
 import contextlib
 import time
 
-from flwr.app import ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.app.exception import AppExitException
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from federated import records
+from federated.arrays import means
 from federated.checkpoint import begin
 from federated.history import History, Round
 from federated.seeds import seeded, unpredictable
@@ -33,7 +34,7 @@ class RoundError(RuntimeError):
 
 
 class StopFederation(Exception):
-    """Raised by a strategy to end the run, with the model as it is.
+    """Raised by a strategy to end the run, with the model of the last whole round.
 
     Args:
         reason: Text.
@@ -74,6 +75,7 @@ class Rounds:
         self.arrays = arrays
         self.history = History()
         self.stopped = None
+        self._final: ArrayRecord | None = None
         self.begun = [begin(each) for each in chain(strategy)]
         """What the strategies were before the first round."""
         self._seed = seed
@@ -96,10 +98,21 @@ class Rounds:
         """Do the next round.
 
         Raises:
-            RoundError: If fewer than `min_clients` trained; then the state is that of
-                the last round.
+            RoundError: If fewer than `min_clients` trained. Then, and whatever else is
+                raised, arrays, final arrays and history are those of the last round.
         """
-        number = self.done + 1
+        last = self.arrays, self.final()
+        self._final = None
+        try:
+            self._round(self.done + 1)
+        except BaseException as error:
+            # The strategies may be further, so their final arrays are those of then.
+            self.arrays, self._final = last
+            if not isinstance(error, StopFederation | PrivacyBudgetExhausted):
+                raise
+            self.stopped = str(error)
+
+    def _round(self, number):
         current = Round(number)
         start = time.perf_counter()
         try:
@@ -109,9 +122,8 @@ class Rounds:
             if self._evaluate_clients:
                 with seeded(self._seed, number, 1):
                     self._evaluate_at_clients(number, current)
-        except (StopFederation, PrivacyBudgetExhausted) as stop:
-            self.stopped = str(stop)
-            return
+        except PrivacyBudgetExhausted:
+            raise
         except AppExitException as error:  # Flower refuses the replies
             raise RoundError(f"Round {number}: {error}") from error
         current.server = self._server(number)
@@ -150,9 +162,9 @@ class Rounds:
             raise RoundError(
                 f"Round {number}: {type(self.strategy).__name__} made no model of "
                 f"{len(trained)} replies and {len(current.errors)} failures. "
-                f"{_reasons(current.errors)}{rejected or ''}"
+                f"{_reasons(current.errors, len(messages))}{rejected or ''}"
             )
-        current.train = dict(metrics or {})
+        current.train = _history_metrics(metrics, trained)
         return records.typed_as(arrays, self.arrays)
 
     def _evaluate_at_clients(self, number, current):
@@ -168,7 +180,7 @@ class Rounds:
                 own.update({f"val_{k}": v for k, v in metrics.items()})
         if any(not r.has_error() for r in replies):
             metrics = self.strategy.aggregate_evaluate(number, replies)
-            current.evaluate = dict(metrics or {})
+            current.evaluate = _history_metrics(metrics, replies)
 
     def _exchange(self, messages, current):
         """The replies to messages, with bytes and errors noted."""
@@ -193,6 +205,8 @@ class Rounds:
 
     def final(self):
         """The arrays of the model that users get, after the present round."""
+        if self._final is not None:
+            return self._final
         arrays = self.arrays
         for each in reversed(list(chain(self.strategy))):
             if isinstance(each, Wrapper):
@@ -203,7 +217,8 @@ class Rounds:
         trained = len(current.clients)
         return (
             f"Round {number}: {trained} of {asked} clients trained, fewer than "
-            f"min_clients={self._min_clients}. {_reasons(current.errors)}"
+            f"min_clients={self._min_clients}. "
+            f"{_reasons(current.errors, asked)}"
         )
 
 
@@ -212,8 +227,17 @@ def _adds_noise(strategy):
     return any(hasattr(each, "noise_multiplier") for each in chain(strategy))
 
 
-def _reasons(errors):
-    if not errors:
+def _history_metrics(metrics, replies):
+    """The strategy's averages; plain means, if it keeps metrics to itself (`Private`)."""
+    if metrics is None or metrics:
+        return dict(metrics or {})
+    good = [r for r in replies if not r.has_error()]
+    plain = means([records.read_metrics(r.content) for r in good])
+    return {name: value for name, value in plain.items() if name != records.TAKEN}
+
+
+def _reasons(errors, asked):
+    if not asked:
         return "Nobody was asked. "
     by_reason = collections.defaultdict(list)
     for client, reason in errors.items():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from federated import records
-from federated.strategies.base import Wrapper, chain
+from federated.strategies.base import Wrapper, chain, private_average
 from federated.strategies.composite import Composite
 from kerasreg.callbacks import Evidence, Hypergradient
 from kerasreg.callbacks.meter import Setter, ratios_of, spread, unit_strength
@@ -57,7 +57,9 @@ class AdaptiveStrength(Wrapper):
 
     What clients say of themselves is taken at their word; the bounds limit what a false
     one can do. Put `Robust` around this strategy, so that it averages over good clients
-    only; and `Private`, too, which leaves it the private aggregate and no metrics. Of
+    only; and `Private`, too, which leaves it the private aggregate and no metrics.
+    Around differential privacy only policies are taken that go by the aggregate
+    (`Scheduled`, `TargetSparsity`): what clients measure has no noise. Of
     layers that `Personalized` keeps at the clients the aggregate says nothing.
 
     Args:
@@ -71,7 +73,8 @@ class AdaptiveStrength(Wrapper):
 
     Raises:
         TypeError: If `strategy` or `policy` is none, or a number is not one.
-        ValueError: If an argument is out of range, or the policy needs training data;
+        ValueError: If an argument is out of range, or the policy needs training data,
+            or what clients say while `strategy` has differential privacy;
             when a run begins, if the model has no penalty, or does not suit the policy;
             after the first round, if the policy needs metrics that there are not.
 
@@ -125,6 +128,15 @@ class AdaptiveStrength(Wrapper):
         self._measures = [name for name in _AT_CLIENTS if name in policy.needs]
         if "norm" in policy.needs and {*self._measures} - {"penalty"}:
             self._measures.append("norm")
+        told = [*self._measures, *policy.needs_logs]
+        if told and (private := private_average(strategy)):
+            raise ValueError(
+                f"Invalid value for argument `policy`. {type(policy).__name__} needs "
+                f"{told} of the clients, which have no noise, so the account of "
+                f"{private} would not hold. Expected a policy that goes by the "
+                "aggregate alone, such as TargetSparsity or Scheduled. "
+                f"Received: policy={policy!r}"
+            )
         self._validates = any(n.startswith("val_") for n in policy.needs_logs)
         self._model: Any = None
         self._units: dict[str, list] = {}

@@ -101,6 +101,19 @@ class Wrapper(Strategy):
         )
 
 
+def private_average(strategy):
+    """The name of the strategy within whose account covers its average alone.
+
+    What clients say beside their weights has no noise there, so no strategy around it
+    may act on that: the account would not hold. `None` if there is no such strategy.
+    """
+    for each in chain(strategy):
+        kinds = [kind.__name__ for kind in type(each).__mro__]
+        if any(name.startswith(("DifferentialPrivacy", "Private")) for name in kinds):
+            return type(each).__name__
+    return None
+
+
 def chain(strategy):
     """A strategy and what it wraps, from the outside in, Flower's wrappers too."""
     while strategy is not None:

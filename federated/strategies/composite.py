@@ -8,7 +8,7 @@ from keras import ops
 
 from federated import records
 from federated.optimizers import local_optimizer
-from federated.strategies.base import Wrapper, chain
+from federated.strategies.base import Wrapper, chain, private_average
 from kerasreg.optimizers.proximal import proximal_penalty
 from kerasreg.regularizers.base import check_number
 
@@ -22,13 +22,13 @@ class Composite(Wrapper):
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy` that averages.
         step: How far a client's steps go in a round, `Σ_k η_k`, a positive number;
-            `None` for what the clients say. Under `Private`, which keeps the clients'
-            metrics to itself, it has to be given.
+            `None` for what the clients say. With differential privacy, inside or
+            outside, it has to be given: what clients say has no noise.
         server_learning_rate: How far the server goes towards the clients' average.
 
     Raises:
         TypeError: If `strategy` is no strategy, or one that does not average.
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or `step` is missing.
     """
 
     optimizer: str
@@ -46,6 +46,12 @@ class Composite(Wrapper):
                     "FedMedian or Krum: the server's map needs the length of its step. "
                     f"Received: {type(each).__name__}"
                 )
+        if step is None and (name := private_average(strategy)):
+            raise ValueError(
+                "Invalid value for argument `step`. Expected a positive number, "
+                f"learning rate times steps a round, around {name}: how far the "
+                "clients' steps went has no noise. Received: step=None"
+            )
         self.step = None if step is None else check_number("step", step, above=0.0)
         self.server_learning_rate = check_number(
             "server_learning_rate", server_learning_rate, above=0.0

@@ -27,8 +27,8 @@ class FederatedDualAveraging(Composite):
         strategy: A `flwr.serverapp.strategy.Strategy` that averages: `FedAvg`,
             `FedMedian`, `Krum`, a wrapper around one of them.
         step: How far a client's steps go in a round, `Σ_k η_k`, a positive number;
-            `None` for what the clients say. Under `Private`, which keeps the clients'
-            metrics to itself, it has to be given.
+            `None` for what the clients say. With differential privacy, inside or
+            outside, it has to be given: what clients say has no noise.
         server_learning_rate: Positive number `η_s`.
 
     Raises:

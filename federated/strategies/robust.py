@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from federated import records
-from federated.strategies.base import Wrapper, chain
+from federated.strategies.base import Wrapper, chain, private_average
 from kerasreg.regularizers.base import check_count, check_number
 
 
@@ -42,10 +42,10 @@ class Robust(Wrapper):
     privacy, too, which fail on what it keeps out. Clients that failed are left out,
     too; the history has them as errors.
 
-    `Private` needs no `Robust`: it clips every update and ignores those that are not
-    finite. An account of privacy does not cover that one client's reply may decide
-    about another's, as a median does. Under `SecureAggregation` there is nothing to
-    check.
+    `Private` needs no `Robust`, and is refused: it clips every update and ignores those
+    that are not finite. An account of privacy does not cover that one client's reply
+    may decide about another's, as a median does; Flower's does not, either. Under
+    `SecureAggregation` there is nothing to check.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -56,7 +56,7 @@ class Robust(Wrapper):
 
     Raises:
         TypeError: If `strategy` is no strategy, or a number none.
-        ValueError: If a number is out of range.
+        ValueError: If a number is out of range, or `strategy` has `Private` in it.
 
     Example:
 
@@ -90,6 +90,13 @@ class Robust(Wrapper):
         min_clients=1,
     ):
         super().__init__(strategy)
+        if (private_average(strategy) or "").startswith("Private"):
+            raise ValueError(
+                "Invalid value for argument `strategy`. Expected one without Private, "
+                "which clips every update and ignores what is not finite: its account "
+                "does not cover that one client's reply decides about another's. "
+                f"Received: strategy={strategy!r}"
+            )
         self.max_norm_ratio = check_number("max_norm_ratio", max_norm_ratio, above=1.0)
         self.max_deviations = check_number("max_deviations", max_deviations, above=0.0)
         self.max_examples_ratio = check_number(
