@@ -22,7 +22,7 @@ from federated.rounds import Rounds
 
 ROWS, BATCH, WORKERS = 60_000, 32, 2
 NUMBERS = (100, 1000, 10)
-ROUNDS = {10: 4, 100: 4, 1000: 2}
+ROUNDS = {10: 5, 100: 5, 1000: 3}
 QUICKSTART = 10  # clients of the quickstart style that are timed, of all numbers
 LENIENT = {"fraction_evaluate": 0.0, "min_train_nodes": 1, "min_available_nodes": 1}
 
