@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from federated.leftovers import Leftovers
 from federated.optimizers import local_optimizer
 from federated.records import TAKEN, place, weight_keys
 from federated.seeds import generator
@@ -51,6 +52,7 @@ class Trainer:
         self._loss = DataLoss.of(self.model)
         self._own, self._optimizer = self.model.optimizer, None
         self._initial: dict = {}
+        self._leftovers = Leftovers(self.model)
         self._reset: Any = None
         self._traced: dict = {}
         self._own_logs: dict = {}
@@ -127,20 +129,24 @@ class Trainer:
         data = self._tensors(training if held_out is None else held_out)
         total = _rows(data)
         at = (server_round, client, 1)
-        self._begin(False, arrays, data, total, 0.0, strengths, at)
+        # A divergence has the weight that it has in training.
+        examples = _rows(training)
+        self._begin(False, arrays, data, examples, 0.0, strengths, at)
         order = np.arange(total)[None]
         _, logs = self._run(False, data, order, max(self.task.batch_size or 0, 256))
         return total, logs
 
-    def _begin(self, training, arrays, data, total, mu, strengths, at):
+    def _begin(self, training, arrays, data, examples, mu, strengths, at):
         """Set everything to what it is at the start of a client."""
         self._pull(mu)
         self._strengthen(strengths or {})
         if self._bayesian:
-            set_num_examples(self.model, total)
+            set_num_examples(self.model, examples)
         trace = self._resetting() if self._reset is None else None
         if training not in self._own_logs:
-            self._own_logs[training] = self._probed(training, data, total)
+            self._own_logs[training] = self._probed(training, data)
+            if self._leftovers.grow:
+                trace = self._resetting()
         self._reset = trace() if trace else self._reset  # with the metrics' variables
         rng = generator(self.task.seed, *at)
         seeds = [_as(rng.integers(2**31, size=s.shape), s.dtype) for s in self._seeds]
@@ -232,12 +238,10 @@ class Trainer:
         model = self.model
         if self._optimizer not in self._initial:
             model.optimizer.build(model.trainable_variables)
-            # What is zero need not be kept.
             kept = [(v, v.numpy()) for v in model.optimizer.variables]
-            self._initial[self._optimizer] = [
-                (v, tf.constant(a) if a.any() else None) for v, a in kept
-            ]
+            self._initial[self._optimizer] = _constants(kept)
         initial = self._initial[self._optimizer]
+        initial = initial + _constants(self._leftovers.initial())
 
         @tf.autograph.experimental.do_not_convert
         def reset(weights, seeds):
@@ -263,13 +267,14 @@ class Trainer:
         trace = tf.function(reset).get_concrete_function
         return functools.partial(trace, *specs)
 
-    def _probed(self, training, data, total):
+    def _probed(self, training, data):
         """Zeros for the logs of a step that reports something else than its metrics.
 
         The step, whose effects are set back, also makes the metrics' variables. As
         with `fit`, logs that are no metrics are those of the last batch.
         """
         step = self.model.train_step if training else self.model.test_step
+        total = _rows(data)
         size = min(self.task.batch_size or total, total)
         logs = step(keras.tree.map_structure(lambda a: a[:size], data))
         if self._loss and self._loss.read(training) is None:
@@ -337,6 +342,13 @@ class Trainer:
     def _tensors(self, data):
         """Data as tensors, floats in Keras's precision, as `fit` has them."""
         return keras.tree.map_structure(_tensor, data)
+
+
+def _constants(pairs):
+    import tensorflow as tf  # tensorflow: for a traced function
+
+    # What is zero need not be kept.
+    return [(v, tf.constant(a) if a.any() else None) for v, a in pairs]
 
 
 def _tensor(array):

@@ -262,3 +262,20 @@ def test_what_was_asked_before_does_not_show():
     assert same(pulled, fresh.train(sent, 0, 1, mu=0.5)[0])
     assert not same(pulled, plain)
     assert same(trainer.train(sent, 0, 1)[0], plain)
+
+
+def test_the_divergence_in_evaluation_is_that_of_the_training():
+    def build_model():
+        layer = BayesianDense(1, num_examples=1)
+        model = keras.Sequential([keras.Input((3,)), layer])
+        model.compile(keras.optimizers.SGD(0.0), "mse")
+        return model
+
+    trainer, sent = trainer_of(build_model, [linear_data(50)], validation_split=0.2)
+    *_, logs = trainer.train(sent, 0, 1)
+    _, held_out = trainer.evaluate(sent, 0, 1)
+    divergence = logs["loss"] - logs["data_loss"]
+    assert divergence * 40 > 1
+    assert held_out["loss"] - held_out["data_loss"] == pytest.approx(
+        divergence, rel=1e-4
+    )
