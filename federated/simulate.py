@@ -1,6 +1,7 @@
 """A federation on one machine, in one call."""
 
 import contextlib
+import threading
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
@@ -12,6 +13,8 @@ from federated.server import conduct
 from federated.strategies.base import chain
 from federated.task import Task
 from kerasreg.regularizers.base import check_count, check_number
+
+_ONE = threading.RLock()  # global random numbers and Flower's log are the process's
 
 
 def simulate(
@@ -40,6 +43,8 @@ def simulate(
     its own examples, with a fresh optimizer; the strategy makes new weights of
     theirs. The penalties act at the clients as they do in `fit`: in the loss, or by
     their proximal map if the model is compiled with `Proximal`.
+
+    Simulations in several threads of a process run one after the other.
 
     The same seed gives the same weights, whichever node a client runs on and however
     many workers there are. In this process TensorFlow has all cores for an operation,
@@ -146,7 +151,7 @@ def simulate(
             evaluate_clients=validation_split > 0,
         )
 
-    with contextlib.nullcontext() if verbose > 1 else quiet():
+    with _ONE, contextlib.nullcontext() if verbose > 1 else quiet():
         if workers is None:
             return serve(LocalGrid(make_client_app(task), len(clients)))
         return run_on_workers(task, workers, serve)
@@ -162,7 +167,7 @@ def checked_strategy(strategy, num_clients, evaluates=True):
 
     Raises:
         TypeError: If it is none.
-        ValueError: If it waits for more clients than there are.
+        ValueError: If it waits for more clients than there are, or asks more than all.
     """
     if strategy is None:
         return FedAvg(min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
@@ -173,8 +178,17 @@ def checked_strategy(strategy, num_clients, evaluates=True):
             f"Received: strategy={strategy!r}"
         )
     names = ["min_available_nodes", "min_train_nodes"]
-    names += ["min_evaluate_nodes"] if evaluates else []
+    shares = ["fraction_train"]
+    if evaluates:
+        names, shares = [*names, "min_evaluate_nodes"], [*shares, "fraction_evaluate"]
     for each in chain(strategy):
+        for name in shares:
+            if not 0 <= getattr(each, name, 0) <= 1:
+                raise ValueError(
+                    "Invalid value for argument `strategy`. Expected one that asks a "
+                    f"share of the clients in [0, 1]. Received: {type(each).__name__}"
+                    f"({name}={getattr(each, name)})"
+                )
         for name in names:
             wanted = getattr(each, name, 0)
             if wanted > num_clients:

@@ -1,7 +1,9 @@
 """What a client needs to take part: its model, its data and how it trains."""
 
+import copy
 import dataclasses
 import importlib
+import warnings
 from collections.abc import Callable
 from concurrent import futures
 from typing import Any
@@ -31,7 +33,7 @@ class Task:
 
     Args:
         build_model: Function without arguments that returns a compiled, built
-            `keras.Model`.
+            `keras.Model`. Layers from outside of it are copied, as they are then.
         clients: `Clients`, or a function from the number of a client to its `(x, y)`.
         penalties: Rules for `kerasreg.regularizers.regularize`, or `None` to leave
             those of the model.
@@ -81,7 +83,8 @@ class Task:
         """A new model, with the weights that the seed gives and the penalties.
 
         It is built in a thread of its own: Keras numbers the names of layers anew in
-        each thread, so that they are the same in every process.
+        each thread, so that they are the same in every process. Layers that
+        `build_model` has from outside (a pretrained one) are copied with their weights.
         """
         with seeded(self.seed), futures.ThreadPoolExecutor(max_workers=1) as thread:
             return thread.submit(self._model).result()
@@ -91,7 +94,7 @@ class Task:
         keras.config.set_floatx(floatx)
         keras.config.set_image_data_format(image_data_format)
         keras.config.set_dtype_policy(policy)  # for this thread
-        model = self.build_model()
+        model, made = _observed(self.build_model)
         if not isinstance(model, keras.Model):
             raise TypeError(
                 "Invalid result of `build_model`. Expected a keras.Model. "
@@ -103,6 +106,10 @@ class Task:
                 f"Invalid result of `build_model`. Expected a model that is {missing}. "
                 f"Received: {model.name!r}"
             )
+        if not {id(v.value) for v in model.variables} <= made:
+            again = {id(v) for v in self.build_model().variables}
+            if again & {id(v) for v in model.variables}:
+                model = _own(model)
         if self.penalties is not None:
             regularize(model, self.penalties)
         layers = model._flatten_layers()
@@ -137,6 +144,36 @@ class Task:
             )
         order = generator(self.seed, client).permutation(total)
         return _rows(data, order[held_out:]), _rows(data, order[:held_out])
+
+
+def _observed(build_model):
+    """A new model, and the ids of all variables that were made meanwhile."""
+    import tensorflow as tf  # tensorflow: nothing else sees variables being made
+
+    made = []
+
+    def creator(create, **settings):
+        made.append(create(**settings))
+        return made[-1]
+
+    with tf.variable_creator_scope(creator):
+        model = build_model()
+    return model, {id(variable) for variable in made}
+
+
+def _own(model):
+    """A copy of a model with layers from outside, which another model may have, too."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the optimizer's state: there is none
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise ValueError(
+            "Invalid result of `build_model`. It has layers that were made outside of "
+            "it, and cannot be copied as Keras saves and loads it. Expected a function "
+            "that makes all layers anew, such as by keras.models.clone_model. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _not_a_seed(seed):

@@ -1,3 +1,5 @@
+from concurrent import futures
+
 import keras
 import numpy as np
 import pytest
@@ -190,6 +192,12 @@ DATA = split(linear_data(), 2)
             "2 client(s). Received: FedAvg(min_available_nodes=5)",
         ),
         (
+            {"strategy": FedAvg(fraction_train=1.5)},
+            ValueError,
+            "Invalid value for argument `strategy`. Expected one that asks a share of "
+            "the clients in [0, 1]. Received: FedAvg(fraction_train=1.5)",
+        ),
+        (
             {"min_clients": 3},
             ValueError,
             "Invalid value for argument `min_clients`. Expected at most the number of "
@@ -240,3 +248,18 @@ def test_an_error_of_the_users_own_in_building_the_model_comes_as_it_is():
 
     with pytest.raises(OSError, match="no such file"):
         federated.simulate(build_model, DATA, verbose=0)
+
+
+def test_simulations_in_threads_do_not_disturb_one_another():
+    clients = split(linear_data(120), 12)
+
+    def run(seed):
+        strategy = FedAvg(fraction_train=0.3)
+        return federated.simulate(
+            build_linear(), clients, strategy, 4, seed=seed, verbose=0
+        )
+
+    expected = [run(seed) for seed in (1, 2)]
+    with futures.ThreadPoolExecutor(2) as threads:
+        for a, b in zip(expected, threads.map(run, (1, 2)), strict=True):
+            assert same(a, b)
