@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import pickle
 import re
 import warnings
 import zipfile
@@ -16,6 +17,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from federated.history import History
 from federated.strategies.base import Wrapper, chain
 
+_ACCOUNT = "privacy.json"
 _RECORDS: dict[str, Any] = {
     c.__name__: c for c in (ArrayRecord, MetricRecord, ConfigRecord, RecordDict)
 }
@@ -56,6 +58,63 @@ def save(folder, rounds, seed):
             other.unlink()
 
 
+def keep_account(folder, strategy):
+    """Write the accounts of privacy, before what they count is let out.
+
+    A round that fails has no file of its own; what it has cost stays spent.
+
+    Args:
+        folder: Path of a folder; it is made if it is missing.
+        strategy: A `flwr.serverapp.strategy.Strategy`.
+    """
+    path = pathlib.Path(folder) / _ACCOUNT
+    accounts = [[type(s).__name__, _account(s)] for s in chain(strategy)]
+    if all(account is None for _, account in accounts):
+        path.unlink(missing_ok=True)  # of a run that was here before
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, json.dumps(encode(accounts, {})).encode())
+
+
+def _account(strategy):
+    if hasattr(strategy, "get_account"):
+        return strategy.get_account()
+    if getattr(strategy, "accountant", None) is not None:  # Flower's
+        return strategy.accountant.state_dict()
+    return None
+
+
+def _restore_account(folder, strategy):
+    path = pathlib.Path(folder) / _ACCOUNT
+    if not path.exists():
+        return
+    strategies = list(chain(strategy))
+    accounts = decode(json.loads(path.read_text()), {})
+    names = [type(each).__name__ for each in strategies]
+    if names != [name for name, _ in accounts]:
+        raise ValueError(
+            f"The account of privacy in {path} is of another strategy. Expected: "
+            f"{[name for name, _ in accounts]}. Received: {names}"
+        )
+    for each, (_, account) in zip(strategies, accounts, strict=True):
+        if hasattr(each, "set_account"):
+            each.set_account(account)
+        elif account is not None:
+            before = each.accountant.state_dict(), each.privacy_spent().epsilon
+            each.accountant.load_state_dict(account)
+            if each.privacy_spent().epsilon < before[1]:
+                each.accountant.load_state_dict(before[0])
+
+
+def _write(path, data):
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)  # never half a file
+
+
 def restore(folder, rounds, seed):
     """Bring a run to where the newest checkpoint is.
 
@@ -73,6 +132,7 @@ def restore(folder, rounds, seed):
     """
     files = _files(pathlib.Path(folder))
     if not files:
+        _restore_account(folder, rounds.strategy)
         return False
     state = _newest(files)
     strategies = list(chain(rounds.strategy))
@@ -89,6 +149,7 @@ def restore(folder, rounds, seed):
             vars(each).update(kept["state"])
             if account is not None:  # Flower's, of differential privacy
                 each.accountant.load_state_dict(account)
+    _restore_account(folder, rounds.strategy)
     return True
 
 
@@ -147,6 +208,7 @@ def strategy_state(strategy, begun):
         state = strategy.get_state()
     else:
         state = attributes(strategy)
+        _warn_of_lost(strategy, begun, state)
         settings = {
             k: v for k, v in state.items() if k in begun and _digest(v) == begun[k]
         }
@@ -158,7 +220,38 @@ def strategy_state(strategy, begun):
 
 def begin(strategy):
     """Digests of the attributes of a strategy of Flower, to see what changes later."""
-    return {name: _digest(value) for name, value in attributes(strategy).items()}
+    found = {name: _digest(value) for name, value in attributes(strategy).items()}
+    return {n: _fingerprint(v) for n, v in _objects(strategy, found)} | found
+
+
+def _objects(strategy, stored):
+    """The attributes of a strategy of Flower that cannot be stored."""
+    return [
+        (name, value)
+        for name, value in vars(strategy).items()
+        if not isinstance(strategy, Wrapper)
+        and name not in (*stored, "strategy", "accountant")  # which are, elsewhere
+        and not callable(value)
+    ]
+
+
+def _warn_of_lost(strategy, begun, stored):
+    for name, value in _objects(strategy, stored):
+        if begun.get(name) != _fingerprint(value):
+            kind = f"{type(strategy).__name__}.{name}"
+            warnings.warn(
+                f"{kind} changed and is not part of the checkpoint: a resumed run will "
+                "differ. Expected numbers, strings, arrays, and dicts, lists and sets "
+                f"of them. Received: {type(value).__name__}",
+                stacklevel=5,
+            )
+
+
+def _fingerprint(value):
+    try:
+        return hashlib.sha256(pickle.dumps(value)).hexdigest()
+    except Exception:  # whatever an object of the user's own raises
+        return str(id(value))
 
 
 def attributes(strategy):
@@ -184,7 +277,8 @@ def encode(value: Any, arrays: dict) -> Any:
     """A value as JSON; its arrays go into `arrays`, and their names stand for them.
 
     Args:
-        value: Numbers, strings, arrays, Flower's records, or dicts and lists of them.
+        value: Numbers, strings, arrays, Flower's records, or dicts, lists and sets of
+            them.
         arrays: Dict that takes the arrays.
 
     Raises:
@@ -210,11 +304,14 @@ def encode(value: Any, arrays: dict) -> Any:
         return {
             "dict": [[encode(k, arrays), encode(v, arrays)] for k, v in value.items()]
         }
+    if isinstance(value, set | frozenset):
+        listed = sorted((encode(v, arrays) for v in value), key=json.dumps)
+        return {type(value).__name__: listed}
     if isinstance(value, list | tuple):
         listed = [encode(v, arrays) for v in value]
         return listed if isinstance(value, list) else {"tuple": listed}
     raise TypeError(
-        "Expected numbers, strings, arrays, and dicts and lists of them. "
+        "Expected numbers, strings, arrays, and dicts, lists and sets of them. "
         f"Received: {type(value).__name__}"
     )
 
@@ -234,6 +331,10 @@ def decode(value, arrays):
     if "record" in value:
         items = {k: decode(v, arrays) for k, v in value["items"].items()}
         return _RECORDS[value["record"]](items)
+    if "set" in value:
+        return {decode(v, arrays) for v in value["set"]}
+    if "frozenset" in value:
+        return frozenset(decode(v, arrays) for v in value["frozenset"])
     if "tuple" in value:
         return tuple(decode(v, arrays) for v in value["tuple"])
     return {decode(k, arrays): decode(v, arrays) for k, v in value["dict"]}

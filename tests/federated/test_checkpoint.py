@@ -1,5 +1,8 @@
 """Runs that are interrupted and resumed."""
 
+import collections
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -190,7 +193,8 @@ def test_what_is_written_comes_back():
         "tuple": (1, (2,)),
         3: np.arange(4).reshape(2, 2),
         "bytes": b"\x00\xff",
-        (1, 2): {"dict": {}, "array": "array0"},
+        (1, 2): {"dict": {}, "array": "array0", "set": set()},
+        "sets": [{1, "a", (2, 3)}, frozenset({4.5})],
     }
     arrays = {}
     text = checkpoint.encode(value, arrays)
@@ -200,5 +204,46 @@ def test_what_is_written_comes_back():
     with pytest.raises(TypeError) as error:
         checkpoint.encode({"a": object}, {})
     assert str(error.value) == (
-        "Expected numbers, strings, arrays, and dicts and lists of them. Received: type"
+        "Expected numbers, strings, arrays, and dicts, lists and sets of them. "
+        "Received: type"
     )
+
+
+class Remembering(FedAvg):
+    """Asks fewer clients, the more it has seen."""
+
+    def __init__(self, empty):
+        super().__init__(**ALL)
+        self.seen = empty
+
+    def configure_train(self, server_round, arrays, config, grid):
+        self.fraction_train = 1.0 if len(self.seen) < 2 else 0.5
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(self, server_round, replies):
+        add = getattr(self.seen, "add", None) or self.seen.append
+        add(server_round)
+        return super().aggregate_train(server_round, replies)
+
+
+def test_sets_of_a_strategy_are_resumed(tmp_path):
+    whole = run(Remembering(set()))
+    run(Remembering(set()), 2, checkpoint=tmp_path)
+    resumed = run(Remembering(set()), checkpoint=tmp_path, resume=True)
+    trained = [m for m in whole.history.rounds[-1].clients.values() if "loss" in m]
+    assert len(trained) == 2
+    assert history_of(resumed) == history_of(whole)
+
+
+def test_what_a_checkpoint_cannot_hold_is_said_once_it_changes(tmp_path):
+    expected = (
+        r"Remembering.seen changed and is not part of the checkpoint: a resumed run "
+        r"will differ. Expected .* of them. Received: deque"
+    )
+    with pytest.warns(UserWarning, match=expected):
+        run(Remembering(collections.deque()), 1, checkpoint=tmp_path)
+    constant = FedAvg(**ALL)
+    constant.something = collections.deque()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(constant, 1, checkpoint=tmp_path)
