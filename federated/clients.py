@@ -16,13 +16,14 @@ class Clients:
     Args:
         data: A tuple `(x, y)` or `(x, y, sample_weight)` of arrays with one row an
             example; each may be a dict or list of such arrays.
-        rows: List with an integer array, or a slice, for each client: its rows.
+        rows: List with an integer array, a boolean mask, or a slice for each client:
+            its rows.
         names: List with a name for each client, such as those of hospitals; their
             numbers by default.
 
     Raises:
-        ValueError: If there is no client, a client has no example, or the arrays have
-            different numbers of rows.
+        ValueError: If there is no client, a client has no example, the arrays have
+            different numbers of rows, or a mask another number.
 
     Example:
 
@@ -35,9 +36,6 @@ class Clients:
 
     def __init__(self, data, rows, names=None):
         self.data = keras.tree.map_structure(_array, tuple(data))
-        self.rows = [
-            r if isinstance(r, slice) else np.asarray(r, "int64") for r in rows
-        ]
         _check_rows("value for argument `data`", self.data)
         sizes = {len(a) for a in keras.tree.flatten(self.data)}
         if len(sizes) != 1:
@@ -46,12 +44,26 @@ class Clients:
                 f"number of rows. Received: {sorted(sizes)} rows"
             )
         (self._total,) = sizes
+        self.rows = [self._numbers(r) for r in rows]
         if not self.rows:
             raise ValueError(_NONE)
         empty = [k for k in range(len(self)) if not self.num_examples(k)]
         if empty:
             raise ValueError(f"The clients {empty} have no examples.")
         self.names = list(range(len(self)) if names is None else names)
+
+    def _numbers(self, rows):
+        if isinstance(rows, slice):
+            return rows
+        rows = np.asarray(rows)
+        if rows.dtype != bool:
+            return rows.astype("int64", copy=False)
+        if rows.shape != (self._total,):
+            raise ValueError(
+                "Invalid value for argument `rows`. Expected masks with a value for "
+                f"each of {self._total} rows. Received: a mask of shape {rows.shape}"
+            )
+        return np.flatnonzero(rows)
 
     @classmethod
     def from_list(cls, clients):

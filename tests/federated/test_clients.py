@@ -135,3 +135,17 @@ def test_held_out_rows_are_a_part_that_depends_on_the_client_only():
     assert str(error.value) == (
         "Client 0 has 1 example(s): too few for validation_split=0.5."
     )
+
+
+def test_rows_may_be_masks():
+    mask = np.arange(6) % 3 == 0
+    clients = Clients((X, Y), [mask, list(~mask)])
+    assert [rows.tolist() for rows in clients.rows] == [[0, 3], [1, 2, 4, 5]]
+    np.testing.assert_array_equal(clients[0][0], X[[0, 3]])
+    assert clients.num_examples(1) == 4
+    with pytest.raises(ValueError) as error:
+        Clients((X, Y), [mask[:5]])
+    assert str(error.value) == (
+        "Invalid value for argument `rows`. Expected masks with a value for each of 6 "
+        "rows. Received: a mask of shape (5,)"
+    )
