@@ -96,9 +96,9 @@ def typed_as(arrays, sent):
 
 
 def _rounded(array, dtype):
-    if np.issubdtype(np.dtype(dtype), np.integer):
+    if not np.issubdtype(np.dtype(dtype), np.inexact):  # booleans by the majority
         array = np.rint(array)
-    return array.astype(dtype)
+    return np.asarray(array, dtype)  # of a scalar, `rint` makes no array
 
 
 def read_arrays(record):

@@ -148,3 +148,15 @@ def test_the_seed_decides_who_is_sampled_and_leaves_other_generators_alone():
     assert first[:5] != first[5:]
     assert first == sampled(0) != sampled(1)
     assert random.random() == expected
+
+
+def test_nobody_asked_is_said_only_then():
+    class Nobody(FedAvg):
+        def configure_train(self, server_round, arrays, config, grid):
+            return []
+
+    with pytest.raises(RoundError, match=r"0 of 0 clients.*Nobody was asked. $"):
+        rounds_of(Fake(2), Nobody(**ALL)).run()
+    with pytest.raises(RoundError) as error:
+        rounds_of(Fake(2), Empty(**ALL)).run()
+    assert "Nobody was asked" not in str(error.value)
