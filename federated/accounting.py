@@ -76,6 +76,9 @@ def epsilon_of(noise_multiplier, rounds, delta, *, sample_rate=None, accountant=
 class Accounted(Wrapper):
     """Counts the rounds that clients were asked in, and ends the run at a budget.
 
+    A round counts when its clients are asked, whatever comes of it: one that fails
+    and is done again counts twice.
+
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
         noise_multiplier: As of `epsilon_of`.
@@ -98,7 +101,6 @@ class Accounted(Wrapper):
         if sample_rate is not None and sample_rate != 1:
             self.sample_rate = check_probability("sample_rate", sample_rate)
         self.accountant = accountant
-        self._at_risk: list[int] = []
         self._asked: Counter[int] = Counter()
         self._known: dict[int, float] = {}
         self.epsilon(0)  # checks accountant
@@ -122,35 +124,35 @@ class Accounted(Wrapper):
         return self._known[rounds]
 
     def configure_train(self, server_round, arrays, config, grid):
-        """Messages for the clients that train in this round.
+        """Messages for the clients that train in this round, which now counts.
 
         Raises:
             StopFederation: If their replies would cost more than is left.
         """
         messages = list(super().configure_train(server_round, arrays, config, grid))
-        self._at_risk = [m.metadata.dst_node_id for m in messages]
+        at_risk = [m.metadata.dst_node_id for m in messages]
         if self.sample_rate is not None:
-            self._at_risk = list(grid.get_node_ids())
-        if self.max_epsilon is not None and self._at_risk:
-            after = self.epsilon(1 + max(self._asked[k] for k in self._at_risk))
+            at_risk = list(grid.get_node_ids())
+        if self.max_epsilon is not None and at_risk:
+            after = self.epsilon(1 + max(self._asked[k] for k in at_risk))
             if after > self.max_epsilon:
                 raise StopFederation(
                     f"Round {server_round} would bring epsilon from "
                     f"{self.epsilon():.4g} to {after:.4g}, above "
                     f"max_epsilon={self.max_epsilon:g} at delta={self.delta:g}."
                 )
+        self._asked.update(at_risk)
         return messages
 
-    def aggregate_train(self, server_round, replies):
-        """Arrays and metrics out of the clients' replies, which are now accounted."""
-        self._asked.update(self._at_risk)
-        return super().aggregate_train(server_round, replies)
+    def spent(self):
+        """ε and δ until now, a dict."""
+        return {"epsilon": self.epsilon(), "delta": self.delta}
 
     def report(self):
         """ε and δ until this round."""
-        return {"privacy": {"epsilon": self.epsilon(), "delta": self.delta}}
+        return {"privacy": self.spent()}
 
-    def get_state(self):
+    def get_account(self):
         """The account: how many rounds each client was asked in."""
         return {
             "asked": dict(self._asked),
@@ -158,19 +160,27 @@ class Accounted(Wrapper):
             "sample_rate": self.sample_rate,
         }
 
-    def set_state(self, state):
-        """Take the account up again.
+    def set_account(self, account):
+        """Take an account up again, of each client what is more.
 
         Raises:
             ValueError: If it is of another noise or sampling.
         """
         for name in ("noise_multiplier", "sample_rate"):
-            if state[name] != getattr(self, name):
+            if account[name] != getattr(self, name):
                 raise ValueError(
                     f"The checkpoint's account is of another `{name}`. Expected: "
-                    f"{state[name]}. Received: {name}={getattr(self, name)}"
+                    f"{account[name]}. Received: {name}={getattr(self, name)}"
                 )
-        self._asked = Counter(state["asked"])
+        self._asked |= Counter(account["asked"])
+
+    def get_state(self):
+        """The account."""
+        return self.get_account()
+
+    def set_state(self, state):
+        """Take the account up again, see `set_account`."""
+        self.set_account(state)
 
 
 class LocallyPrivate(Accounted):
@@ -184,8 +194,8 @@ class LocallyPrivate(Accounted):
     The guarantee is (ε, δ) for each client, all its examples together: what it sends
     in the whole run would be much as likely with any other data. Two clipped updates
     differ by up to 2C, so z = σ / 2C, whatever `sensitivity` the mod was given; ε
-    composes over the rounds that a client was asked in, and is the one of the client
-    asked most often. It is not the mod's `epsilon`, which names the noise of one round
+    composes over the rounds that a client was asked in, those that failed too, and is
+    the one of the client asked most often. It is not the mod's `epsilon`, which names the noise of one round
     by a formula for ε ≤ 1.
 
     Args:

@@ -46,12 +46,8 @@ def save(folder, rounds, seed):
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(encode(state, arrays))
     path = folder / f"round-{rounds.done:06d}.npz"
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
+    with _whole(path) as file:
         np.savez(file, **{"state": np.array(text), **arrays})  # type: ignore
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)  # never half a checkpoint
     before = folder / f"round-{rounds.done - 1:06d}.npz"
     for other in _files(folder):  # older ones, and those of a run that was here before
         if other != path and (other != before or rounds.done == 1):
@@ -73,7 +69,19 @@ def keep_account(folder, strategy):
         path.unlink(missing_ok=True)  # of a run that was here before
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, json.dumps(encode(accounts, {})).encode())
+    with _whole(path) as file:
+        file.write(json.dumps(encode(accounts, {})).encode())
+
+
+@contextlib.contextmanager
+def _whole(path):
+    """A file to write into, which has its name once it is whole and on disk."""
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
 
 
 def _account(strategy):
@@ -104,15 +112,6 @@ def _restore_account(folder, strategy):
             each.accountant.load_state_dict(account)
             if each.privacy_spent().epsilon < before[1]:
                 each.accountant.load_state_dict(before[0])
-
-
-def _write(path, data):
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)  # never half a file
 
 
 def restore(folder, rounds, seed):
@@ -184,7 +183,7 @@ def _check_same_run(state, rounds, seed, strategies):
     for each, kept in zip(strategies, state["strategies"], strict=False):
         now = attributes(each)
         for name, value in kept["settings"].items():
-            if _digest(value) != _digest(now.get(name)):
+            if digest(value) != digest(now.get(name)):
                 setting = f"strategy: {kept['name']}.{name} differs"
                 facts.append((setting, value, now.get(name)))
     for what, before, after in facts:
@@ -210,7 +209,7 @@ def strategy_state(strategy, begun):
         state = attributes(strategy)
         _warn_of_lost(strategy, begun, state)
         settings = {
-            k: v for k, v in state.items() if k in begun and _digest(v) == begun[k]
+            k: v for k, v in state.items() if k in begun and digest(v) == begun[k]
         }
         state = {k: v for k, v in state.items() if k not in settings}
         if getattr(strategy, "accountant", None) is not None:
@@ -220,7 +219,7 @@ def strategy_state(strategy, begun):
 
 def begin(strategy):
     """Digests of the attributes of a strategy of Flower, to see what changes later."""
-    found = {name: _digest(value) for name, value in attributes(strategy).items()}
+    found = {name: digest(value) for name, value in attributes(strategy).items()}
     return {n: _fingerprint(v) for n, v in _objects(strategy, found)} | found
 
 
@@ -266,7 +265,8 @@ def attributes(strategy):
     return found
 
 
-def _digest(value):
+def digest(value):
+    """A hash of a value that `encode` can take."""
     arrays: dict[str, np.ndarray] = {}
     text = json.dumps(encode(value, arrays))
     parts = [text.encode(), *(a.tobytes() for a in arrays.values())]

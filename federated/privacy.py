@@ -44,7 +44,8 @@ class Private(Accounted):
 
     The guarantee is (ε, δ) for each client, all its examples together, "add or remove
     one": the history of models would be much as likely if its updates had all been
-    zero. ε is that of the client that was asked most often; sampling a fixed number of
+    zero. ε is that of the client that was asked most often, in rounds that failed, too,
+    for a round may fail after its model was seen; sampling a fixed number of
     clients, as Flower's strategies do, amplifies nothing here. Replacing a client's
     data by others is covered with `noise_multiplier` halved. The server is trusted;
     metrics, numbers of examples and who failed are not protected.
