@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import FedAvg, Strategy
 from federated.client_app import make_client_app
 from federated.clients import Clients
 from federated.engine import quiet, run_on_workers
+from federated.fresh import fresh
 from federated.grids import LocalGrid
 from federated.server import conduct
 from federated.strategies.base import chain
@@ -57,7 +58,8 @@ def simulate(
         clients: List with `(x, y)` or `(x, y, sample_weight)` for each client, or what
             a partitioner of `federated.partition` returns.
         strategy: A `flwr.serverapp.strategy.Strategy`, of Flower or of
-            `federated.strategies`; all clients and averages (`FedAvg`) by default.
+            `federated.strategies`; all clients and averages (`FedAvg`) by default. What
+            a run before has left in it (momentum) is set back.
         rounds: Number of rounds.
         penalties: Rules for `kerasreg.regularizers.regularize`, or `None` to leave
             the penalties of the model.
@@ -137,19 +139,20 @@ def simulate(
     )
 
     def serve(grid):
-        return conduct(
-            task,
-            grid,
-            strategy,
-            rounds,
-            evaluate=evaluate,
-            checkpoint=checkpoint,
-            resume=resume,
-            verbose=verbose,
-            min_clients=min_clients,
-            timeout=timeout,
-            evaluate_clients=validation_split > 0,
-        )
+        with fresh(strategy):
+            return conduct(
+                task,
+                grid,
+                strategy,
+                rounds,
+                evaluate=evaluate,
+                checkpoint=checkpoint,
+                resume=resume,
+                verbose=verbose,
+                min_clients=min_clients,
+                timeout=timeout,
+                evaluate_clients=validation_split > 0,
+            )
 
     with _ONE, contextlib.nullcontext() if verbose > 1 else quiet():
         if workers is None:
