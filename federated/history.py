@@ -48,6 +48,7 @@ class History:
 
     Args:
         rounds: List of `Round`.
+        names: List with the name of each client, their numbers by default.
 
     Example:
 
@@ -59,8 +60,16 @@ class History:
     [0.5, 0.4]
     """
 
-    def __init__(self, rounds=()):
+    def __init__(self, rounds=(), names=None):
         self.rounds: list[Round] = list(rounds)
+        self.names = names
+
+    def __repr__(self):
+        return f"<History of {len(self)} rounds: {sorted(_columns(self.rounds))}>"
+
+    def name(self, client):
+        """The name of a client, by its number."""
+        return client if self.names is None else self.names[client]
 
     def __len__(self):
         return sum(r.number > 0 for r in self.rounds)
@@ -72,7 +81,7 @@ class History:
         """A column of `to_frame`, without the rounds that have no such number."""
         values = [row[name] for row in map(_row, self.rounds) if name in row]
         if not values:
-            known = sorted({key for r in self.rounds for key in _row(r)})
+            known = sorted(_columns(self.rounds))
             raise KeyError(f"No round has {name!r}. Expected one of {known}.")
         return values
 
@@ -87,7 +96,9 @@ class History:
             A frame. A row of a round has the metrics of training under their names,
             those of the clients' evaluation with `"val_"`, those of the server's with
             `"server_"` in front, bytes, seconds, the number of clients that replied
-            and that failed, and the numbers that strategies report.
+            and that failed, how many of the replies `Robust` rejected, and the numbers
+            that strategies report. A row of a client has its name, metrics, and why it
+            failed (`error`) or was rejected (`rejected`).
         """
         pandas = extras.require("pandas")
         if not clients:
@@ -97,19 +108,26 @@ class History:
             for r in self.rounds
             for client, metrics in sorted(r.clients.items())
         ]
+        for r in self.rounds:
+            for row in rows:
+                reason = r.report.get("rejected", {}).get(row["client"])
+                if row["round"] == r.number and reason:
+                    row["rejected"] = reason
         rows += [
             {"round": r.number, "client": client, "error": reason}
             for r in self.rounds
             for client, reason in sorted(r.errors.items())
         ]
+        if self.names is not None:
+            rows = [{**row, "name": self.name(row["client"])} for row in rows]
         frame = pandas.DataFrame(rows)
         return frame if frame.empty else frame.sort_values(["round", "client"])
 
-    def plot(self):
+    def plot(self, title=None):
         """Loss, metrics, failures and traffic by round, a `matplotlib` figure."""
         from federated.plots import history as figure
 
-        return figure(self)
+        return figure(self, title=title)
 
     def to_json(self):
         """The history as dicts and lists, which `from_json` takes back."""
@@ -122,6 +140,8 @@ class History:
         for r in made:  # JSON knows keys of text only
             r.clients = {int(k): v for k, v in r.clients.items()}
             r.errors = {int(k): v for k, v in r.errors.items()}
+            for name in _REJECTED & r.report.keys():
+                r.report[name] = {int(k): v for k, v in r.report[name].items()}
         return cls(made)
 
 
@@ -156,7 +176,7 @@ class Result:
         """The model of one client: the final one with its own weights in it.
 
         Args:
-            client: Number of a client that has trained under `Personalized`.
+            client: Number, or name, of a client that has trained under `Personalized`.
 
         Returns:
             A new compiled `keras.Model`.
@@ -164,14 +184,16 @@ class Result:
         Raises:
             ValueError: If it has no weights of its own.
         """
-        if client not in self.personal or self.build_model is None:
+        names = self.history.names or []
+        number = names.index(client) if client in names else client
+        if number not in self.personal or self.build_model is None:
             raise ValueError(
                 "Invalid value for argument `client`. Expected one that has trained "
                 f"under `Personalized`, of {sorted(self.personal)}. "
                 f"Received: client={client!r}"
             )
         model, weights = self.build_model(), self.model.get_weights()
-        for key, array in records.read_arrays(self.personal[client]).items():
+        for key, array in records.read_arrays(self.personal[number]).items():
             weights[records.place(key)] = array
         model.set_weights(weights)
         separate(model)
@@ -186,6 +208,13 @@ class Result:
         return sum(r.bytes_down + r.bytes_up for r in self.history)
 
 
+_REJECTED = {"rejected", "rejected_evaluation"}  # reasons by client
+
+
+def _columns(rounds):
+    return {name for r in rounds for name in _row(r)}
+
+
 def _row(r):
     numbers: dict[str, Any] = {
         **r.train,
@@ -197,11 +226,14 @@ def _row(r):
         row |= {
             "clients": len(r.clients),
             "failed": len(r.errors),
+            "rejected": len(r.report.get("rejected", {})),
             "bytes_down": r.bytes_down,
             "bytes_up": r.bytes_up,
             "seconds": r.seconds,
         }
     for name, value in r.report.items():
+        if name in _REJECTED:
+            continue
         if isinstance(value, dict):
             row |= {f"{name}/{k}": v for k, v in value.items()}
         else:

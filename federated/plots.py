@@ -116,18 +116,15 @@ def history(history, *, title=None):
 
     One panel a quantity: of each metric, the clients' training, the clients'
     evaluation and the server's evaluation, with the range of the clients where they
-    evaluated; the clients that replied and that failed; bytes sent so far; strengths,
-    and whatever else strategies report as a number.
+    evaluated; the clients that replied, were rejected or failed; bytes sent so far;
+    strengths, and whatever else strategies report as a number.
 
     Args:
         history: `federated.History`, such as `result.history`.
         title: Text above the figure.
 
     Returns:
-        The `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If no round is done.
+        The `matplotlib.figure.Figure`; of a run without a round it is nearly empty.
 
     Example:
 
@@ -138,11 +135,6 @@ def history(history, *, title=None):
     """
     from kerasreg.plots.style import INK, dress, new_figure
 
-    if not len(history):
-        raise ValueError(
-            "Invalid value for argument `history`. Expected one with a round that is "
-            "done. Received: none"
-        )
     rounds = list(history)
     panels = [(name, _metric) for name in _metrics(rounds)]
     panels += [("clients", _clients), ("MB sent", _traffic)]
@@ -205,12 +197,23 @@ def _clients(axes, _, rounds):
 
     rounds = [r for r in rounds if r.number]
     numbers = [r.number for r in rounds]
-    replied = np.array([len(r.clients.keys() - r.errors.keys()) for r in rounds])
-    failed = np.array([len(r.errors) for r in rounds])
-    axes.bar(numbers, replied, width=0.8, color=GREY, label="replied")
-    if failed.any():
-        axes.bar(numbers, failed, 0.8, replied, color=PALETTE[1], label="failed")
-    axes.set_ylim(0, 1.3 * max(1, (replied + failed).max()))  # room for the legend
+    out = [r.report.get("rejected", {}).keys() for r in rounds]
+    parts = {
+        "replied": [
+            len(r.clients.keys() - r.errors.keys() - rejected)
+            for r, rejected in zip(rounds, out, strict=True)
+        ],
+        "rejected": list(map(len, out)),
+        "failed": [len(r.errors) for r in rounds],
+    }
+    height = np.zeros(len(rounds))
+    for (label, part), color in zip(
+        parts.items(), (GREY, PALETTE[2], PALETTE[1]), strict=True
+    ):
+        if label == "replied" or any(part):
+            axes.bar(numbers, part, 0.8, height, color=color, label=label)
+        height += part
+    axes.set_ylim(0, 1.3 * height.max(initial=1.0))  # room for the legend
     axes.yaxis.get_major_locator().set_params(integer=True)
 
 
@@ -224,7 +227,8 @@ def _traffic(axes, _, rounds):
         sent = np.cumsum([getattr(r, field) for r in rounds]) / 1e6
         numbers = [r.number for r in rounds]
         _line(axes, dict(zip(numbers, sent, strict=True)), label, color)
-    axes.lines[-1].set_linestyle("--")  # the two are often the same
+    for line in axes.lines[1:]:  # the two are often the same
+        line.set_linestyle("--")
     axes.set_ylim(bottom=0)
 
 

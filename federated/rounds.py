@@ -8,12 +8,13 @@ import collections
 import contextlib
 import time
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.app.exception import AppExitException
 from flwr.serverapp.exception import PrivacyBudgetExhausted
 
 from federated import records
-from federated.arrays import means
+from federated.arrays import means, nonnegative
 from federated.checkpoint import begin
 from federated.history import History, Round
 from federated.seeds import seeded, unpredictable
@@ -21,7 +22,7 @@ from federated.strategies.base import Wrapper, chain
 
 
 class RoundError(RuntimeError):
-    """A round had too few clients. What there is until then is in `result`.
+    """A round had too few clients or made NaN. What there is until then is in `result`.
 
     Args:
         message: Text.
@@ -55,6 +56,9 @@ class Rounds:
         evaluate: Function from the number of a round and the `ArrayRecord` to a dict
             of metrics, or `None`.
         train_config: Dict sent to clients with each training message.
+        names: List with the name of each client, their numbers by default.
+        keep_account: Function that is called before clients are asked, and before the
+            model made of their replies is seen, to write down what privacy that costs.
     """
 
     def __init__(
@@ -69,11 +73,13 @@ class Rounds:
         evaluate_clients=True,
         evaluate=None,
         train_config=None,
+        names=None,
+        keep_account=lambda: None,
     ):
         self.strategy = strategy
         self.grid = grid
         self.arrays = arrays
-        self.history = History()
+        self.history = History(names=names)
         self.stopped = None
         self._final: ArrayRecord | None = None
         self.begun = [begin(each) for each in chain(strategy)]
@@ -84,6 +90,7 @@ class Rounds:
         self._evaluate_clients = evaluate_clients
         self._evaluate = evaluate
         self._train_config = dict(train_config or {})
+        self._keep_account = keep_account
 
     @property
     def done(self):
@@ -98,8 +105,9 @@ class Rounds:
         """Do the next round.
 
         Raises:
-            RoundError: If fewer than `min_clients` trained. Then, and whatever else is
-                raised, arrays, final arrays and history are those of the last round.
+            RoundError: If fewer than `min_clients` trained, or the new model has NaN
+                or infinity. Then, and whatever else is raised, arrays, final arrays
+                and history are those of the last round.
         """
         last = self.arrays, self.final()
         self._final = None
@@ -130,10 +138,8 @@ class Rounds:
         for each in chain(self.strategy):
             if isinstance(each, Wrapper):
                 current.report.update(each.report())
-            elif getattr(each, "accountant", None) is not None:
-                spent = each.privacy_spent()  # Flower's account
-                privacy = {"epsilon": spent.epsilon, "delta": spent.delta}
-                current.report["privacy"] = privacy
+        if privacy := privacy_spent(self.strategy):
+            current.report["privacy"] = privacy
         current.seconds = time.perf_counter() - start
         self.history.rounds.append(current)
 
@@ -143,6 +149,7 @@ class Rounds:
         messages = list(
             self.strategy.configure_train(number, self.arrays, config, self.grid)
         )
+        self._keep_account()
         replies = self._exchange(messages, current)
         trained = [r for r in replies if not r.has_error()]
         for reply in trained:
@@ -153,19 +160,17 @@ class Rounds:
         private = _adds_noise(self.strategy)
         with unpredictable() if private else contextlib.nullcontext():
             arrays, metrics = self.strategy.aggregate_train(number, replies)
+        self._keep_account()
         if not arrays:
-            rejected = [
-                each.report()
-                for each in chain(self.strategy)
-                if isinstance(each, Wrapper)
-            ]
             raise RoundError(
                 f"Round {number}: {type(self.strategy).__name__} made no model of "
                 f"{len(trained)} replies and {len(current.errors)} failures. "
-                f"{_reasons(current.errors, len(messages))}{rejected or ''}"
+                f"{self._reasons(current.errors, len(messages))}{self._rejected()}"
             )
+        if not _finite(arrays):
+            raise RoundError(self._not_finite(number, trained))
         current.train = _history_metrics(metrics, trained)
-        return records.typed_as(arrays, self.arrays)
+        return nonnegative(records.typed_as(arrays, self.arrays))
 
     def _evaluate_at_clients(self, number, current):
         config = ConfigRecord({records.ROUND: number})
@@ -218,8 +223,60 @@ class Rounds:
         return (
             f"Round {number}: {trained} of {asked} clients trained, fewer than "
             f"min_clients={self._min_clients}. "
-            f"{_reasons(current.errors, asked)}"
+            f"{self._reasons(current.errors, asked)}"
         )
+
+    def _not_finite(self, number, trained):
+        sent = [
+            reply.metadata.src_node_id
+            for reply in trained
+            if not all(map(_finite, reply.content.array_records.values()))
+        ]
+        who = f"sent by clients {self._some(sent)}" if sent else "sent by no client"
+        return (
+            f"Round {number}: the new model has NaN or infinity, {who}. Put "
+            "federated.strategies.Robust around the strategy to keep such clients out, "
+            "or, if it is most of them, lower the learning rate."
+        )
+
+    def _rejected(self):
+        """Whom strategies left out and why, and how many they want at least."""
+        text = ""
+        for each in chain(self.strategy):
+            rejected = each.report().get("rejected") if isinstance(each, Wrapper) else 0
+            if rejected:
+                least = getattr(each, "min_clients", 1)
+                text += f"{type(each).__name__}(min_clients={least}) rejected: "
+                text += self._reasons(rejected, 1)
+        return text
+
+    def _reasons(self, errors, asked):
+        if not asked:
+            return "Nobody was asked. "
+        by_reason = collections.defaultdict(list)
+        for client, reason in errors.items():
+            by_reason[reason].append(client)
+        return "".join(
+            f"Clients {self._some(clients)}: {reason}. "
+            for reason, clients in list(by_reason.items())[:5]
+        )
+
+    def _some(self, clients):
+        first = ", ".join(str(self.history.name(c)) for c in sorted(clients)[:10])
+        more = f" and {len(clients) - 10} more" if len(clients) > 10 else ""
+        return f"{first}{more}"
+
+
+def privacy_spent(strategy):
+    """`epsilon` and `delta` until now; empty without an account."""
+    found = {}
+    for each in chain(strategy):
+        if hasattr(each, "get_account"):
+            found = each.spent()
+        elif getattr(each, "accountant", None) is not None:
+            spent = each.privacy_spent()  # Flower's account
+            found = {"epsilon": spent.epsilon, "delta": spent.delta}
+    return found
 
 
 def _adds_noise(strategy):
@@ -228,7 +285,7 @@ def _adds_noise(strategy):
 
 
 def _history_metrics(metrics, replies):
-    """The strategy's averages; plain means, if it keeps metrics to itself (`Private`)."""
+    """The strategy's averages; of one that keeps metrics to itself, plain means."""
     if metrics is None or metrics:
         return dict(metrics or {})
     good = [r for r in replies if not r.has_error()]
@@ -236,19 +293,7 @@ def _history_metrics(metrics, replies):
     return {name: value for name, value in plain.items() if name != records.TAKEN}
 
 
-def _reasons(errors, asked):
-    if not asked:
-        return "Nobody was asked. "
-    by_reason = collections.defaultdict(list)
-    for client, reason in errors.items():
-        by_reason[reason].append(client)
-    lines = [
-        f"Clients {_some(clients)}: {reason}. "
-        for reason, clients in list(by_reason.items())[:5]
-    ]
-    return "".join(lines)
-
-
-def _some(clients):
-    first = ", ".join(str(c) for c in sorted(clients)[:10])
-    return f"{first} and {len(clients) - 10} more" if len(clients) > 10 else first
+def _finite(record):
+    arrays = records.read_arrays(record).values()
+    floats = (a for a in arrays if np.issubdtype(a.dtype, np.inexact))
+    return all(np.isfinite(array).all() for array in floats)

@@ -32,9 +32,11 @@ class Robust(Wrapper):
       deviations of `log u` above its median, where one is 1.48 times the median
       absolute deviation. The first spares clients that differ little; the second
       spares federations whose clients differ much, as those do that have ten
-      examples here and a thousand there. It takes three clients with an update. If
-      `log u` of honest clients is normal with standard deviation 1, 0.1 % of them are
-      refused among 10, and 1 % among 3; with 0.5 less than 0.1 % among 3.
+      examples here and a thousand there, up to 20 times the median (or
+      `max_norm_ratio`, if it is more), beyond which all are out. It takes three
+      clients with an update. If `log u` of honest clients is normal with standard
+      deviation 1, 0.3 % of them are refused among 10, and 1.3 % among 3; with 0.5 less
+      than 0.1 % among 3.
 
     A client that lies within these bounds, or an update of the usual norm in the wrong
     direction, is not seen: put `Robust` around `Krum`, `FedMedian` or `FedTrimmedAvg`
@@ -75,7 +77,7 @@ class Robust(Wrapper):
     ...     build_model, clients, Robust(FedAvg()), rounds=1, verbose=0
     ... )
     >>> list(result.history.rounds[1].report["rejected"])
-    ['2']
+    [2]
 
     Reference: Leys et al. 2013, "Detecting outliers: do not use standard deviation
     around the mean, use absolute deviation around the median".
@@ -118,6 +120,7 @@ class Robust(Wrapper):
     def bind(self, model):
         """Take the shapes and dtypes of the weights from the server's model."""
         self._kinds = list(map(_kind, model.get_weights()))
+        self._rejected = {}
 
     def configure_train(self, server_round, arrays, config, grid):
         """The strategy's messages. What they send is what updates are measured by."""
@@ -154,7 +157,7 @@ class Robust(Wrapper):
         )
 
     def report(self):
-        """Who was rejected in this round and why, in training and in evaluation."""
+        """Why whom was rejected, by client, in training and in evaluation."""
         return {name: dict(each) for name, each in self._rejected.items() if each}
 
     def _checked(self, replies, name, check):
@@ -181,7 +184,7 @@ class Robust(Wrapper):
 
     def _note(self, name, client, reason):
         # Names in it are the client's: they may be of any length.
-        self._rejected[name][str(client)] = reason[:300]
+        self._rejected[name][client] = reason[:300]
 
     def _check_metrics(self, content):
         if len(content.metric_records) != 1:
@@ -223,9 +226,9 @@ class Robust(Wrapper):
             )
         keys, expected = list(content[records.ARRAYS]), list(sent)
         if missing := [k for k in expected if k not in keys]:
-            raise _Refused(f"the weights {missing[:3]} are missing")
+            raise _Refused(f"the weights {_paths(missing)} are missing")
         if unknown := [k for k in keys if k not in expected]:
-            raise _Refused(f"unknown weights {unknown[:3]}")
+            raise _Refused(f"unknown weights {_paths(unknown)}")
         if keys != expected:
             raise _Refused("the weights are in another order")
         try:
@@ -237,7 +240,7 @@ class Robust(Wrapper):
         if not math.isfinite(norm):  # or the weights are finite, and very large
             for key, array in arrays.items():
                 if not np.isfinite(array).all():
-                    raise _Refused(f"NaN or infinity in {key!r}")
+                    raise _Refused(f"NaN or infinity in {_path(key)!r}")
         return norm
 
     def _check_kinds(self, arrays, sent):
@@ -245,10 +248,14 @@ class Robust(Wrapper):
             arrays.items(), self._kinds, strict=True
         ):
             if array.shape != shape:
-                raise _Refused(f"shape {array.shape} instead of {shape} of {key!r}")
+                raise _Refused(
+                    f"shape {array.shape} instead of {shape} of {_path(key)!r}"
+                )
             # FedAdam and the like send float64 of float32.
             if array.dtype not in (dtype, sent[key].dtype):
-                raise _Refused(f"dtype {array.dtype} instead of {dtype} of {key!r}")
+                raise _Refused(
+                    f"dtype {array.dtype} instead of {dtype} of {_path(key)!r}"
+                )
 
     def _check_examples(self, kept, name):
         examples = {
@@ -286,7 +293,8 @@ class Robust(Wrapper):
             return math.inf, math.nan
         median = np.median(logs)
         deviation = _NORMAL * np.median(np.abs(logs - median))
-        above = max(math.log(self.max_norm_ratio), self.max_deviations * deviation)
+        least = math.log(self.max_norm_ratio)
+        above = max(least, min(self.max_deviations * deviation, math.log(_FAR)))
         bound = math.exp(min(median + above, _LARGEST_LOG))
         return bound, math.exp(median)
 
@@ -295,7 +303,17 @@ class _Refused(Exception):
     """Why a reply cannot be right."""
 
 
+def _path(key):
+    """The path of a weight, as `Result.strengths` has it, from its key."""
+    return key.partition("/")[2] or key
+
+
+def _paths(keys):
+    return [_path(key) for key in keys[:3]]
+
+
 _NORMAL = 1.4826  # what makes the median absolute deviation that of a normal
+_FAR = 20.0  # times the median: an outlier, however wide the deviations are
 _LARGEST = sys.float_info.max
 _LARGEST_LOG = math.log(_LARGEST)
 

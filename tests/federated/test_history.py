@@ -91,3 +91,22 @@ def test_errors_and_reports_have_columns():
     each = history.to_frame(clients=True).set_index("client")
     assert each.loc[3, "error"] == "it is late"
     assert History([Round(1)]).to_frame(clients=True).empty
+
+
+def test_names_and_rejections():
+    client = {"loss": 1.0}
+    last = Round(
+        1,
+        clients={0: client, 1: client},
+        errors={2: "late"},
+        report={"rejected": {1: "NaN"}},
+    )
+    history = History([last], names=["Bern", "Ulm", "Graz"])
+    row = history.to_frame().iloc[0]
+    assert (row["clients"], row["failed"], row["rejected"]) == (2, 1, 1)
+    each = history.to_frame(clients=True).set_index("name")
+    assert each["rejected"].dropna().to_dict() == {"Ulm": "NaN"}
+    assert each["error"].dropna().to_dict() == {"Graz": "late"}
+    again = History.from_json(json.loads(json.dumps(history.to_json())))
+    assert again.rounds == history.rounds
+    assert repr(history).startswith("<History of 1 rounds: ['bytes_down', ")

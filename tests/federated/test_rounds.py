@@ -160,3 +160,29 @@ def test_nobody_asked_is_said_only_then():
     with pytest.raises(RoundError) as error:
         rounds_of(Fake(2), Empty(**ALL)).run()
     assert "Nobody was asked" not in str(error.value)
+
+
+class _Diverged(Fake):
+    """One client sends NaN."""
+
+    def send_and_receive(self, messages, *, timeout=None):
+        replies = super().send_and_receive(messages)
+        for reply in replies:
+            if reply.metadata.src_node_id == 1:
+                arrays = {**BEGUN, "000/w": BEGUN["000/w"] + np.nan}
+                record = records.write_arrays(arrays, arrays.values())
+                reply.content["arrays"] = record
+        return replies
+
+
+def test_a_model_with_nan_ends_the_run_and_the_client_is_named():
+    state = rounds_of(_Diverged(3), names=["Bern", "Ulm", "Graz"])
+    with pytest.raises(RoundError) as error:
+        state.run()
+    assert str(error.value) == (
+        "Round 1: the new model has NaN or infinity, sent by clients Ulm. Put "
+        "federated.strategies.Robust around the strategy to keep such clients out, "
+        "or, if it is most of them, lower the learning rate."
+    )
+    assert np.isfinite(state.arrays["000/w"].numpy()).all()
+    assert state.done == 0
