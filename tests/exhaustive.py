@@ -11,8 +11,8 @@ def some(cases, *names):
     For a check that goes through the same code for each case.
 
     Args:
-        cases: List of `Case`, or dict from name to case.
-        names: Names of the cases that always run.
+        cases: List of values, or dict from name to value.
+        names: Names (`str`) of the cases that always run.
     """
     named = cases if isinstance(cases, dict) else {str(case): case for case in cases}
     unknown = set(names) - set(named)

@@ -346,7 +346,7 @@ def test_policy(case, check):
 
 
 @xla
-@policies
+@pytest.mark.parametrize("case", some(POLICIES, "Hypergradient", "GradientRatio"))
 def test_policy_in_fit(case, jit_compile):
     contract.policies.check_fit(case, jit_compile)
 

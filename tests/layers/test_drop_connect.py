@@ -17,10 +17,12 @@ from kerasreg.layers import (
 )
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1
+from tests.exhaustive import exhaustive, some
 
 LAYERS = {1: DropConnectConv1D, 2: DropConnectConv2D, 3: DropConnectConv3D}
 PLAIN = {1: keras.layers.Conv1D, 2: keras.layers.Conv2D, 3: keras.layers.Conv3D}
-RATES = [0.5, 0.2, 0.3, 0.9, 0.37]
+# One rate that has a way of its own to draw, and one that has not.
+rates = pytest.mark.parametrize("rate", some([0.5, 0.2, 0.3, 0.9, 0.37], "0.5", "0.3"))
 WORST = 5.4  # standard errors, for a test at 1e-7: below 1e-6 a case
 CALLS = 3000
 
@@ -77,7 +79,7 @@ BETWEEN = [
 ]
 
 
-@pytest.mark.parametrize("rate", RATES)
+@rates
 @pytest.mark.parametrize("mask", ["example", "batch"])
 def test_pairs_of_entries_are_independent(mask, rate):
     """Each pair is counted over calls, which are independent: χ² of 3 degrees."""
@@ -93,7 +95,7 @@ def test_pairs_of_entries_are_independent(mask, rate):
         assert np.all(drawn == drawn[:, :1])
 
 
-@pytest.mark.parametrize("rate", RATES)
+@rates
 @pytest.mark.parametrize("batch", [3, 20])
 def test_all_entries_are_uncorrelated(rate, batch):
     """Sums over a batch have the variance of independent masks, whatever is summed."""
@@ -124,7 +126,7 @@ def test_the_masks_of_a_batch_are_all_different(rate):
     assert abs(share - (1 - rate)) < 0.02
 
 
-@pytest.mark.parametrize("rate", RATES)
+@rates
 @pytest.mark.parametrize("mask", ["example", "batch"])
 def test_moments_of_the_outputs(mask, rate):
     """Mean (1−rate)·xW, variance rate·(1−rate)·x²W², no covariance of examples."""
@@ -166,7 +168,7 @@ def rewound(layer, state, call):
 
 
 @pytest.mark.parametrize("mask", ["example", "batch"])
-@pytest.mark.parametrize("rate", RATES)
+@rates
 @pytest.mark.parametrize("shape", [(1, 4), (3, 4), (13, 4), (6, 2, 4)])
 def test_outputs_and_gradients_are_those_of_the_masks(shape, rate, mask):
     x, w, direction = normal(*shape), normal(4, 3), normal(*shape[:-1], 3)
@@ -233,7 +235,12 @@ GEOMETRIES = {
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 @pytest.mark.parametrize(
     ("rate", "mask"),
-    [(0.5, "example"), (0.3, "example"), (0.8, "example"), (0.3, "batch")],
+    [
+        (0.5, "example"),
+        pytest.param(0.3, "example", marks=exhaustive),
+        pytest.param(0.8, "example", marks=exhaustive),
+        (0.3, "batch"),
+    ],
 )
 def test_convolutions_are_those_of_the_masked_kernels(geometry, rate, mask):
     """Each example is plain Keras's convolution with its own masked kernel."""
@@ -283,7 +290,7 @@ def test_channels_first(rate, mask):
         np.testing.assert_allclose(first, last, atol=1e-5)
 
 
-@pytest.mark.parametrize("mask", ["example", "batch"])
+@pytest.mark.parametrize("mask", some(["example", "batch"], "example"))
 @pytest.mark.parametrize("geometry", [None, *GEOMETRIES])
 def test_rate_zero_is_the_plain_layer(geometry, mask):
     if geometry is None:

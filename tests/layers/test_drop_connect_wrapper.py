@@ -10,6 +10,7 @@ from keras import ops
 from kerasreg.layers import DropConnect, drop_connect_wrapper, sampling
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import L1
+from tests.exhaustive import some
 
 RNG = np.random.default_rng(0)
 SEQUENCE = RNG.normal(size=(3, 5, 4)).astype("float32")
@@ -103,7 +104,7 @@ def masked_copy(wrapper, masks, rate):
 
 
 @inner
-@pytest.mark.parametrize("mode", ["eager", "functional"])
+@pytest.mark.parametrize("mode", some(["eager", "functional"], "functional"))
 def test_it_is_the_layer_with_masked_weights(make, x, count, mode, masks):
     """Constant over time steps, examples and positions: one mask for each weight."""
     layer = make()

@@ -10,6 +10,7 @@ from sklearn import linear_model
 from kerasreg.callbacks import LayerwiseAdaptiveLambda, State, TargetSparsity, Unit
 from kerasreg.optimizers import Proximal, solve
 from kerasreg.regularizers import L1, L2
+from tests.exhaustive import exhaustive
 
 N, P = 120, 60
 
@@ -73,7 +74,9 @@ def test_finds_the_segment_while_proximal_trains():
     assert any(low < strength < high for low, high in segment(48))
 
 
-@pytest.mark.parametrize(("hidden", "wide"), [(0.5, 0.8), (0.8, 0.95)], ids=str)
+@pytest.mark.parametrize(
+    ("hidden", "wide"), [(0.5, 0.8), pytest.param(0.8, 0.95, marks=exhaustive)]
+)
 def test_each_layer_hits_its_own_target(hidden, wide):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 20)).astype("float32")
