@@ -1,11 +1,13 @@
 """A whole run, from the first round to the final model."""
 
+import functools
+
 import keras
 
 from federated import checkpoint as checkpoints
 from federated import records
 from federated.history import Result
-from federated.rounds import RoundError, Rounds
+from federated.rounds import Rounds, privacy_spent
 from federated.strategies.base import Wrapper, chain
 from kerasreg.regularizers import penalties_of
 
@@ -43,6 +45,8 @@ def conduct(
 
     Raises:
         RoundError: If a round had too few clients; its `result` holds what there is.
+            What strategies, `evaluate` and `on_round` raise comes as it is, and if it
+            was in a round, with such a `result`, too.
     """
     model = task.model()
     keys = records.weight_keys(model)
@@ -55,17 +59,23 @@ def conduct(
         records.write_arrays(keys, model.get_weights()),
         seed=task.seed,
         evaluate=_evaluator(model, evaluate),
+        **_keeping(checkpoint, strategy),
         **settings,
     )
     if not (resume and checkpoints.restore(checkpoint, state, task.seed)):
         state.start()
     bar = keras.utils.Progbar(rounds, unit_name="round", verbose=min(verbose, 1))
     while state.done < rounds and state.stopped is None:
+        done, strengths = state.done, _strengths(model)
         try:
             state.run()
-        except RoundError as error:
-            error.result = _result(model, state, task.model)
+        except Exception as error:
+            _strengthen(model, strengths)
+            error.result = _result(model, state, task.model)  # type: ignore
             raise
+        if state.done == done:  # a strategy ended the run in mid-round
+            _strengthen(model, strengths)
+            break
         shown = shown_of(state.history.rounds[-1])
         bar.stateful_metrics.update(shown)  # else it would show means over rounds
         bar.update(state.done, shown.items(), finalize=False)
@@ -79,7 +89,6 @@ def conduct(
 
 def _result(model, state, build_model):
     _assign(model, state.final())
-    report = state.history.rounds[-1].report if len(state.history) else {}
     for each in chain(state.strategy):
         if isinstance(each, Wrapper):
             each.finish(model)
@@ -87,7 +96,7 @@ def _result(model, state, build_model):
         model,
         state.history,
         {path: penalty.strength for path, penalty in penalties_of(model).items()},
-        report.get("privacy", {}),
+        privacy_spent(state.strategy),
         state.stopped,
         {
             client: kept[records.PERSONAL]
@@ -98,9 +107,27 @@ def _result(model, state, build_model):
     )
 
 
+def _keeping(checkpoint, strategy):
+    if checkpoint is None:
+        return {}
+    kept = functools.partial(checkpoints.keep_account, checkpoint, strategy)
+    return {"keep_account": kept}
+
+
 def _assign(model, arrays):
     by_place = {records.place(k): a for k, a in records.read_arrays(arrays).items()}
     model.set_weights([by_place[i] for i in range(len(by_place))])
+
+
+def _strengths(model):
+    return [penalty.strength for penalty in penalties_of(model).values()]
+
+
+def _strengthen(model, strengths):
+    penalties = penalties_of(model).values()
+    for penalty, strength in zip(penalties, strengths, strict=True):
+        if penalty.strength != strength:
+            penalty.strength = strength
 
 
 def _evaluator(model, evaluate):
@@ -118,7 +145,11 @@ def _evaluator(model, evaluate):
 
     def run(number, arrays):
         _assign(model, arrays)
-        found = evaluate(model)
+        strengths = _strengths(model)
+        try:
+            found = evaluate(model)
+        finally:  # it may try other strengths; training has its own
+            _strengthen(model, strengths)
         if not isinstance(found, dict):
             raise TypeError(
                 "Invalid result of `evaluate`. Expected a dict from names to numbers. "
