@@ -7,6 +7,7 @@ from collections import Counter
 import keras
 from flwr.clientapp.mod import LocalDpMod
 
+from federated import records
 from federated.rounds import StopFederation
 from federated.strategies.base import Wrapper
 from kerasreg import extras
@@ -77,7 +78,7 @@ class Accounted(Wrapper):
     """Counts the rounds that clients were asked in, and ends the run at a budget.
 
     A round counts when its clients are asked, whatever comes of it: one that fails
-    and is done again counts twice.
+    and is done again counts twice, and so do two runs with the same object.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -195,8 +196,8 @@ class LocallyPrivate(Accounted):
     in the whole run would be much as likely with any other data. Two clipped updates
     differ by up to 2C, so z = σ / 2C, whatever `sensitivity` the mod was given; ε
     composes over the rounds that a client was asked in, those that failed too, and is
-    the one of the client asked most often. It is not the mod's `epsilon`, which names the noise of one round
-    by a formula for ε ≤ 1.
+    the one of the client asked most often. It is not the mod's `epsilon`, which names
+    the noise of one round by a formula for ε ≤ 1.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -250,7 +251,7 @@ class LocallyPrivate(Accounted):
             for w in model.weights
             if not tuple(w.shape)
             or not keras.backend.is_float_dtype(w.dtype)
-            or w.path.endswith("/moving_variance")
+            or records.is_variance(w.path)
         ]
         if wrong:
             raise ValueError(

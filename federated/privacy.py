@@ -110,7 +110,12 @@ class Private(Accounted):
         if quantile is not None:
             self.quantile = check_probability("quantile", quantile)
         self.seed = seed
+        self._first_norm = self.clipping_norm
         self._ignored: list[int] = []
+
+    def bind(self, model):
+        """Begin with the first clipping norm; the account goes on."""
+        self.clipping_norm, self._ignored = self._first_norm, []
 
     def configure_train(self, server_round, arrays, config, grid):
         """Messages for the clients that train, each with the clipping norm.
@@ -121,7 +126,7 @@ class Private(Accounted):
         """
         config["clipping_norm"] = self.clipping_norm
         messages = super().configure_train(server_round, arrays, config, grid)
-        self._sent = arrays
+        self._begin = arrays
         self._n = float(len(messages))
         if self.sample_rate is not None:
             total = len(list(grid.get_node_ids()))
@@ -135,16 +140,13 @@ class Private(Accounted):
             messages = [m for m, keep in zip(messages, kept, strict=True) if keep]
             self._n = self.sample_rate * total
         self._messages = messages
+        self._sent = _sent(messages, _floats(arrays))
         return messages
 
     def aggregate_train(self, server_round, replies):
         """What the strategy makes of the private average; the clients' metrics stay."""
-        sent = {
-            key: array
-            for key, array in records.read_arrays(self._sent).items()
-            if np.issubdtype(array.dtype, np.floating)
-        }
-        start = flat(sent)
+        begin = _floats(self._begin)
+        start = flat(begin)
         total, within = np.zeros_like(start), 0.0
         unseen = {m.metadata.dst_node_id for m in self._messages}
         self._ignored = []
@@ -153,7 +155,7 @@ class Private(Accounted):
             if reply.has_error() or client not in unseen:
                 continue
             unseen.remove(client)  # one reply a client
-            update = _update(reply, sent, start)
+            update = _update(reply, begin, self._sent[client])
             if update is None:
                 self._ignored.append(client)
                 continue
@@ -164,8 +166,8 @@ class Private(Accounted):
         deviation = self._deviation()
         noise = rng.normal(0.0, deviation * self.clipping_norm, len(start))
         self._adapt(within, rng)
-        arrays = unflat(start + (total + noise) / self._n, sent)
-        arrays = ArrayRecord({**self._sent, **arrays})
+        arrays = unflat(start + (total + noise) / self._n, begin)
+        arrays = ArrayRecord({**self._begin, **arrays})
         averaged, _ = super().aggregate_train(server_round, [self._reply(arrays)])
         return averaged, MetricRecord()
 
@@ -229,10 +231,35 @@ class Private(Accounted):
             self.clipping_norm = state["clipping_norm"]
 
 
-def _update(reply, sent, start):
-    """What a client changed, as one vector; `None` if that is no finite vector."""
-    got = records.read_arrays(reply.content[records.ARRAYS])
-    if any(k not in got or got[k].shape != a.shape for k, a in sent.items()):
+def _floats(record):
+    """The arrays that are clipped and noised: integers stay."""
+    arrays = records.read_arrays(record).items()
+    return {k: a for k, a in arrays if np.issubdtype(a.dtype, np.floating)}
+
+
+def _sent(messages, like):
+    """What each client was sent: a strategy may send others than it was given."""
+    sent, vectors = {}, {}
+    for message in messages:  # most or all have the same content
+        record = message.content[records.ARRAYS]
+        if id(record) not in vectors:
+            vectors[id(record)] = _vector(record, like)
+        sent[message.metadata.dst_node_id] = vectors[id(record)]
+    return sent
+
+
+def _vector(record, like):
+    """Weights as one vector; `None` if they are not of these shapes."""
+    got = records.read_arrays(record)
+    if any(k not in got or got[k].shape != a.shape for k, a in like.items()):
         return None
-    update = flat({key: got[key] for key in sent}) - start
+    return flat({key: got[key] for key in like})
+
+
+def _update(reply, like, sent):
+    """What a client changed, as one vector; `None` if that is no finite vector."""
+    got = _vector(reply.content[records.ARRAYS], like)
+    if got is None or sent is None:
+        return None
+    update = got - sent
     return update if np.isfinite(update).all() else None

@@ -57,6 +57,15 @@ def place(key):
     return int(key.partition("/")[0])
 
 
+def is_variance(key):
+    """Whether a weight is a variance of Keras's normalization layers, by its key.
+
+    Args:
+        key: Its key, or its path.
+    """
+    return key.rpartition("/")[2] in ("moving_variance", "variance")
+
+
 def write_arrays(keys, arrays):
     """An `ArrayRecord` of NumPy arrays.
 
@@ -87,7 +96,7 @@ def typed_as(arrays, sent):
         return arrays
     return ArrayRecord(
         {
-            key: Array(_rounded(array.numpy(), sent[key].dtype))
+            key: Array(rounded(array.numpy(), sent[key].dtype))
             if key in wrong
             else array
             for key, array in arrays.items()
@@ -95,7 +104,13 @@ def typed_as(arrays, sent):
     )
 
 
-def _rounded(array, dtype):
+def rounded(array, dtype):
+    """An array in another dtype: integers are rounded, not cut off.
+
+    Args:
+        array: Array.
+        dtype: Name of a dtype.
+    """
     if not np.issubdtype(np.dtype(dtype), np.inexact):  # booleans by the majority
         array = np.rint(array)
     return np.asarray(array, dtype)  # of a scalar, `rint` makes no array

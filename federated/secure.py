@@ -44,7 +44,8 @@ class SecureAggregation(Wrapper):
 
     In each round, clients agree on masks that cancel in the sum; each sends its update
     (its weights minus the server's) as integers under masks. The wrapped strategy
-    receives the average as the one reply of the round. Clients that fail after the
+    receives the average as the one reply of the round, with that of the metrics, by the
+    same weights. Clients that fail after the
     masks are agreed are taken out of the sum, as long as enough others are left.
     Clients need `secure_mod`: `simulate(..., mods=[secure_mod])`.
 
@@ -150,6 +151,9 @@ class SecureAggregation(Wrapper):
         replies = [r for r in replies if not r.has_error()]
         metrics = [records.read_metrics(r.content) for r in replies]
         masked = [_as_fit_result(r) for r in replies]
+        weights = [r.content[records.METRICS][records.NUM_EXAMPLES] for r in replies]
+        if self.max_examples is None:
+            weights = [1] * len(replies)
         clients = self._state.active_node_ids
         self._state.nid_to_fitins = {client: RecordDict() for client in clients}
         answered = types.SimpleNamespace(send_and_receive=lambda *_, **__: masked)
@@ -161,7 +165,7 @@ class SecureAggregation(Wrapper):
         made = ArrayRecord(unflat(flat(sent) + average, sent))
         content = {
             records.ARRAYS: made,
-            records.METRICS: records.write_metrics(1, means(metrics)),
+            records.METRICS: records.write_metrics(1, means(metrics, weights)),
         }
         reply = Message(RecordDict(content), reply_to=self._messages[0])
         return super().aggregate_train(server_round, [reply])

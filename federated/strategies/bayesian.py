@@ -39,10 +39,11 @@ class BayesianAggregation(Wrapper):
     have is reported as `pooled_entries`.
 
     All other weights, and metrics, are the wrapped strategy's: `FedAvg`, `FedAdam`, ...
-    The layers are those of `kerasreg.layers` named `Bayesian...`. Put `Robust` around
-    this strategy, not inside: it multiplies all posteriors that it is given. Central
-    differential privacy and secure aggregation let nobody see single posteriors, so
-    there is no product with them; `LocallyPrivate` goes together with it.
+    So are those of frozen layers, of which clients learn nothing. The layers are those
+    of `kerasreg.layers` named `Bayesian...`. Put `Robust` around this strategy, not
+    inside: it multiplies all posteriors that it is given. Central differential privacy
+    and secure aggregation let nobody see single posteriors, so there is no product with
+    them; `LocallyPrivate` goes together with it.
 
     Args:
         strategy: A `flwr.serverapp.strategy.Strategy`.
@@ -87,12 +88,13 @@ class BayesianAggregation(Wrapper):
         self._posteriors = [
             (at[id(posterior.mean)], at[id(posterior.log_scale)], *_prior(posterior))
             for posterior in posteriors_of(model)
+            if posterior.mean.trainable  # all have the same of a frozen one
         ]
         self._kept, self._clients, self._pooled = set(), 1, 0
         if not self._posteriors:
             raise ValueError(
                 "BayesianAggregation needs posteriors. Expected a model with Bayesian "
-                "layers (see kerasreg.layers.BayesianDense). "
+                "layers (see kerasreg.layers.BayesianDense) that are trained. "
                 f"Received: {model.name!r}"
             )
 

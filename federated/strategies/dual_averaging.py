@@ -84,6 +84,7 @@ class FederatedDualAveraging(Composite):
             ValueError: If a penalty is not convex.
         """
         super().bind(model)
+        self.steps = self._zeros = 0.0  # of a run before
         for place, penalty in self._penalties().items():
             if penalty.longest_step is not None:
                 raise ValueError(

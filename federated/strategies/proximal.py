@@ -61,6 +61,11 @@ class ServerProximal(Composite):
         super().__init__(strategy, step, server_learning_rate)
         self._report: dict[str, float] = {}
 
+    def bind(self, model):
+        """Take the penalties from the server's model, see `Composite`."""
+        super().bind(model)
+        self._report = {}  # of a run before
+
     def advance(self, arrays, step):
         """The map of the new weights."""
         arrays = self.mapped(arrays, step)
