@@ -5,6 +5,8 @@ The task is a module with `build_model()` and `load_data(client, num_clients)`, 
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import pathlib
@@ -12,12 +14,13 @@ import sys
 import tempfile
 
 from federated.client_app import make_client_app
+from federated.engine import quiet
 from federated.grids import LocalGrid
 from federated.history import History
 from federated.launch import RunError, flower_run
 from federated.rounds import RoundError
-from federated.server_app import serve
-from federated.task import named_task
+from federated.server_app import check_paths, serve
+from federated.task import load_task, named_task
 
 _NUMBERS = ("epochs", "batch-size", "validation-split", "seed", "min-clients")
 _PATHS = ("checkpoint", "model", "history")
@@ -36,11 +39,15 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory(prefix="kerasreg-") as folder:
         config = _run_config(options)
         config.setdefault("history", os.path.join(folder, "history.json"))
+        if wrong := _wrong(config):
+            print(f"failed: {wrong}", file=sys.stderr)
+            return 1
         try:
             if options.engine == "flower":
                 flower_run(config, options.clients, show=_show)
             else:
-                in_process(config, options.clients)
+                with contextlib.nullcontext() if options.verbose else quiet():
+                    in_process(config, options.clients)
         except (RoundError, RunError) as error:
             print(f"failed: {error}", file=sys.stderr)
             return 1
@@ -65,17 +72,51 @@ def in_process(run_config, num_clients):
     return serve(LocalGrid(clients, num_clients), run_config)
 
 
+def _wrong(run_config):
+    """What is wrong with the command line, or nothing."""
+    name = run_config["task"]
+    try:
+        check_paths(run_config)
+    except ValueError as error:
+        return error
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks another
+        return f"{error}. {_hint(name)}"
+    try:
+        load_task(name)
+    except (TypeError, ValueError, AttributeError) as error:
+        return error
+    return None
+
+
+def _hint(name):
+    if name.endswith(".py"):
+        return f"Expected the name of a module: {name[:-3].replace('/', '.')}."
+    return "Expected a module that Python finds from the present folder."
+
+
+def _count(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not a positive integer")
+    return number
+
+
 def _parser():
     parser = argparse.ArgumentParser("python -m federated", description=__doc__)
     parser.add_argument("task", nargs="?", default="federated.example")
-    parser.add_argument("--clients", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--clients", type=_count, default=4)
+    parser.add_argument("--rounds", type=_count, default=10)
     for name in _NUMBERS:
         kind = float if name == "validation-split" else int
         parser.add_argument(f"--{name}", type=kind, help="instead of the task's")
     for name in _PATHS:
         parser.add_argument(f"--{name}", metavar="PATH")
     parser.add_argument("--resume", action="store_true", help="from the checkpoint")
+    parser.add_argument("--verbose", action="store_true", help="Flower's log, too")
     parser.add_argument(
         "--engine",
         choices=["process", "flower"],

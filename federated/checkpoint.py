@@ -23,6 +23,34 @@ _RECORDS: dict[str, Any] = {
 }
 
 
+def check(folder, resume):
+    """Raise if a run cannot use this folder, before anything is done or lost.
+
+    Args:
+        folder: What the user gave, a path or `None`.
+        resume: Whether to go on from what is there.
+
+    Raises:
+        TypeError: If it is no path.
+        ValueError: If it is a file, or holds a run that is not to be resumed, or there
+            is none and `resume` is true.
+    """
+    expected, error = "", ValueError
+    if folder is None:
+        expected = "the path of a folder to resume from" if resume else ""
+    elif not isinstance(folder, str | os.PathLike):
+        expected, error = "the path of a folder", TypeError
+    elif pathlib.Path(folder).exists() and not pathlib.Path(folder).is_dir():
+        expected = "the path of a folder"
+    elif not resume and _files(pathlib.Path(folder)):
+        expected = "another folder, or resume=True to go on with the run that is there"
+    if expected:
+        raise error(
+            f"Invalid value for argument `checkpoint`. Expected {expected}. "
+            f"Received: checkpoint={folder!r}"
+        )
+
+
 def save(folder, rounds, seed):
     """Write the state of a run, and keep the one before it.
 
@@ -49,8 +77,8 @@ def save(folder, rounds, seed):
     with _whole(path) as file:
         np.savez(file, **{"state": np.array(text), **arrays})  # type: ignore
     before = folder / f"round-{rounds.done - 1:06d}.npz"
-    for other in _files(folder):  # older ones, and those of a run that was here before
-        if other != path and (other != before or rounds.done == 1):
+    for other in _files(folder):
+        if other not in (path, before):
             other.unlink()
 
 

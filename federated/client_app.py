@@ -8,6 +8,7 @@ import copy
 import functools
 import pathlib
 import pickle
+import re
 import traceback
 
 import keras
@@ -278,10 +279,15 @@ def client_context(context, client, num_clients, state=None):
     )
 
 
+def plain(text):
+    """Text without the escape codes that Keras has in messages."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
 def answer(app, message, context):
     """A client's reply; whatever it raises becomes an error message, as at Flower."""
     try:
         return app(message, context)
     except Exception as error:
-        where = traceback.format_exception_only(error)[-1].strip()
+        where = plain(traceback.format_exception_only(error)[-1].strip())
         return Message(Error(code=FAILED, reason=where), reply_to=message)

@@ -6,10 +6,14 @@ import keras
 
 from federated import checkpoint as checkpoints
 from federated import records
+from federated.client_app import plain
+from federated.clients import Clients
 from federated.history import Result
 from federated.rounds import Rounds, privacy_spent
 from federated.strategies.base import Wrapper, chain
 from kerasreg.regularizers import penalties_of
+
+_TROUBLES = ("failed", "rejected")
 
 
 def conduct(
@@ -49,6 +53,7 @@ def conduct(
             was in a round, with such a `result`, too.
     """
     model = task.model()
+    _check_first(model, task.clients)
     keys = records.weight_keys(model)
     for each in chain(strategy):
         if isinstance(each, Wrapper):
@@ -59,6 +64,7 @@ def conduct(
         records.write_arrays(keys, model.get_weights()),
         seed=task.seed,
         evaluate=_evaluator(model, evaluate),
+        names=getattr(task.clients, "names", None),
         **_keeping(checkpoint, strategy),
         **settings,
     )
@@ -77,6 +83,7 @@ def conduct(
             _strengthen(model, strengths)
             break
         shown = shown_of(state.history.rounds[-1])
+        shown |= dict.fromkeys({*_TROUBLES} & bar.stateful_metrics - {*shown}, 0.0)
         bar.stateful_metrics.update(shown)  # else it would show means over rounds
         bar.update(state.done, shown.items(), finalize=False)
         if checkpoint is not None:
@@ -84,6 +91,8 @@ def conduct(
         if on_round is not None:
             on_round(state.history.rounds[-1])
     bar.update(state.done, finalize=True)
+    if verbose and state.stopped:
+        print(state.stopped)
     return _result(model, state, task.model)
 
 
@@ -105,6 +114,33 @@ def _result(model, state, build_model):
         },
         build_model,
     )
+
+
+def check_evaluate(evaluate):
+    """Raise unless it is data or a function, or `None`."""
+    data = isinstance(evaluate, list | tuple) and len(evaluate) in (2, 3)
+    if not (data or evaluate is None or callable(evaluate)):
+        raise TypeError(
+            "Invalid value for argument `evaluate`. Expected (x, y), "
+            "(x, y, sample_weight) or a function from the model to a dict. "
+            f"Received: {type(evaluate).__name__}"
+        )
+
+
+def _check_first(model, clients):
+    """Raise if the model cannot take what the first client has."""
+    if not isinstance(clients, Clients):  # the data are elsewhere
+        return
+    x = keras.tree.map_structure(lambda a: a[:1], clients[0][0])
+    try:
+        with keras.StatelessScope():  # it draws random numbers, say
+            model(x)
+    except (TypeError, ValueError) as error:
+        shapes = keras.tree.map_structure(lambda a: (a.dtype.name, a.shape[1:]), x)
+        raise ValueError(
+            f"The model does not take the data of client 0, examples of {shapes}: "
+            f"{plain(str(error))}"
+        ) from error
 
 
 def _keeping(checkpoint, strategy):
@@ -161,9 +197,11 @@ def _evaluator(model, evaluate):
 
 
 def shown_of(last):
-    """What is shown of a round while it runs: its scalars, and failures."""
+    """What is shown of a round while it runs: its scalars, failures, rejections."""
     numbers = {**last.train, **{f"val_{k}": v for k, v in last.evaluate.items()}}
     numbers |= {f"server_{k}": v for k, v in last.server.items()}
     numbers |= last.report
     scalars = {k: v for k, v in numbers.items() if isinstance(v, float)}
-    return {**scalars, "failed": float(len(last.errors))} if last.errors else scalars
+    counts = [len(last.errors), len(last.report.get("rejected", {}))]
+    troubles = zip(_TROUBLES, map(float, counts), strict=True)
+    return scalars | {name: number for name, number in troubles if number}

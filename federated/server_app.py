@@ -9,11 +9,13 @@ import pathlib
 
 from flwr.serverapp import ServerApp
 
+from federated import checkpoint
 from federated.grids import NodeGrid
 from federated.rounds import RoundError
 from federated.server import conduct, shown_of
 from federated.simulate import checked_strategy
 from federated.task import named_task, read_settings
+from kerasreg.regularizers.base import check_count
 
 app = ServerApp()
 
@@ -46,13 +48,16 @@ def serve(grid, run_config):
 
     Raises:
         RoundError: If a round had too few clients; what there is is written first.
+        ValueError: If it asks for what cannot be: no round, a checkpoint that is not
+            there or not to be resumed, a model in a file of another kind.
     """
+    check_paths(run_config)
     task = named_task(run_config, grid.num_clients)
     module = importlib.import_module(run_config["task"])
     kinds = {"num-server-rounds": int, "min-clients": int, "timeout": float}
     settings = read_settings(run_config, kinds)
     strategy = module.strategy() if hasattr(module, "strategy") else None
-    rounds = settings.get("num-server-rounds", 10)
+    rounds = check_count("num-server-rounds", settings.get("num-server-rounds", 10))
     try:
         result = conduct(
             task,
@@ -75,15 +80,32 @@ def serve(grid, run_config):
     return result
 
 
+def check_paths(run_config):
+    """Raise if a run could not write its checkpoints, or its model at the end.
+
+    Args:
+        run_config: Dict of `serve`.
+    """
+    folder = run_config.get("checkpoint") or None
+    checkpoint.check(folder, bool(run_config.get("resume")))
+    model = run_config.get("model") or ".keras"
+    if not model.endswith((".keras", ".h5")):
+        raise ValueError(
+            "Invalid value for `model`. Expected a path that ends in .keras. "
+            f"Received: model={model!r}"
+        )
+
+
 def line_of(last, rounds):
-    """A line of text for a round that was done.
+    """A line of text for a round that was done, with the reason of one failure.
 
     Args:
         last: `federated.Round`.
         rounds: Number of rounds of the run.
     """
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in shown_of(last).items())
-    return f"round {last.number}/{rounds}  {numbers}"
+    reasons = [f"  client {k}: {why}" for k, why in sorted(last.errors.items())]
+    return f"round {last.number}/{rounds}  {numbers}{''.join(reasons[:1])}"
 
 
 def _write(result, run_config):

@@ -5,12 +5,13 @@ import threading
 
 from flwr.serverapp.strategy import FedAvg, Strategy
 
+from federated.checkpoint import check as check_checkpoint
 from federated.client_app import make_client_app
 from federated.clients import Clients
 from federated.engine import quiet, run_on_workers
 from federated.fresh import fresh
 from federated.grids import LocalGrid
-from federated.server import conduct
+from federated.server import check_evaluate, conduct
 from federated.strategies.base import chain
 from federated.task import Task
 from kerasreg.regularizers.base import check_count, check_number
@@ -76,18 +77,20 @@ def simulate(
         min_clients: Fewest clients whose training a round must have.
         timeout: Seconds after which a round goes on without the clients that have not
             replied. In this process, a client that has begun is waited for.
-        checkpoint: Path of a folder that the run is written to after each round.
+        checkpoint: Path of a folder that the run is written to after each round. One
+            that has a run in it is refused, unless it is to be resumed.
         resume: Whether to go on from the newest checkpoint there, if there is one.
         verbose: 0 for silence, 1 for a progress bar, 2 for Flower's log, too.
 
     Returns:
-        A `Result` with `model`, `history`, `strengths`, `bytes_sent`, `privacy`.
+        A `Result` with `model`, `history`, `strengths`, `bytes_sent`, `privacy`, why
+        it was `stopped` early, if it was, and `personal_model(client)`.
 
     Raises:
-        TypeError, ValueError: If an argument is none of those, or the strategy waits
-            for more clients than there are.
-        RoundError: If fewer than `min_clients` trained in a round. Its `result` holds
-            the model and history until then.
+        TypeError, ValueError: If an argument is none of those, the strategy waits for
+            more clients than there are, or the model does not take the clients' data.
+        RoundError: If fewer than `min_clients` trained in a round, or the model has
+            NaN after it. Its `result` holds the model and history until then.
 
     Example:
 
@@ -114,12 +117,10 @@ def simulate(
     check_count("min_clients", min_clients)
     if workers is not None:
         check_count("workers", workers)
-    if resume and checkpoint is None:
-        raise ValueError(
-            "Invalid value for argument `checkpoint`. Expected the path of a folder to "
-            "resume from. Received: checkpoint=None"
-        )
+    check_checkpoint(checkpoint, resume)
+    check_evaluate(evaluate)
     timeout = check_number("timeout", timeout, above=0)
+    check_number("validation_split", validation_split)
     clients = Clients.from_list(clients)
     if min_clients > len(clients):
         raise ValueError(
@@ -135,7 +136,7 @@ def simulate(
         batch_size,
         validation_split,
         seed,
-        tuple(mods),
+        mods,
     )
 
     def serve(grid):
@@ -197,7 +198,7 @@ def checked_strategy(strategy, num_clients, evaluates=True):
             if wanted > num_clients:
                 raise ValueError(
                     f"Invalid value for argument `strategy`. Expected one that is "
-                    f"content with {num_clients} client(s). Received: "
-                    f"{type(each).__name__}({name}={wanted})"
+                    f"content with {num_clients} client(s): lower its {name}. "
+                    f"Received: {type(each).__name__}({name}={wanted})"
                 )
     return strategy

@@ -15,7 +15,7 @@ from federated.clients import Clients
 from federated.seeds import generator, seeded
 from kerasreg.layers import set_num_examples
 from kerasreg.regularizers import regularize
-from kerasreg.regularizers.base import check_count
+from kerasreg.regularizers.base import check_count, check_number
 
 
 def _settings():
@@ -60,7 +60,7 @@ class Task:
     settings: tuple = dataclasses.field(default_factory=_settings)
 
     def __post_init__(self):
-        if not callable(self.build_model):
+        if isinstance(self.build_model, keras.Model) or not callable(self.build_model):
             raise TypeError(
                 "Invalid value for argument `build_model`. Expected a function without "
                 "arguments that returns a compiled keras.Model. "
@@ -73,11 +73,18 @@ class Task:
             raise ValueError(_not_a_seed(self.seed))
         if self.batch_size is not None:
             check_count("batch_size", self.batch_size)
-        if not 0 <= self.validation_split < 1:
+        check_number("validation_split", self.validation_split)
+        if self.validation_split >= 1:
             raise ValueError(
                 "Invalid value for argument `validation_split`. Expected a number in "
                 f"[0, 1). Received: validation_split={self.validation_split!r}"
             )
+        if not isinstance(self.mods, list | tuple) or not all(map(callable, self.mods)):
+            raise TypeError(
+                "Invalid value for argument `mods`. Expected a list of functions of a "
+                f"message, a context and the next one. Received: mods={self.mods!r}"
+            )
+        self.mods = tuple(self.mods)
 
     def model(self):
         """A new model, with the weights that the seed gives and the penalties.

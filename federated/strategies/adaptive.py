@@ -41,7 +41,8 @@ class AdaptiveStrength(Wrapper):
     * `gradient_norm`, `penalty_gradient_norm` and `penalty` are measured by the
       clients, in up to 16 of their steps, if the policy needs them: root mean squares
       (of penalties, means) over clients by their numbers of examples, `norm` among
-      them, which then is that of the same steps. Only these numbers are sent.
+      them, which then is that of the same steps. Only these numbers are sent. The pull
+      of `FedProx` is part of none.
     * Metrics are the strategy's averages: `"loss"`, `"data_loss"` and so on of the
       training; with `"val_"` those of the clients' evaluation, for which they must
       hold out data (`validation_split` of `simulate`).
@@ -163,7 +164,15 @@ class AdaptiveStrength(Wrapper):
         if policy.needs_exact_zeros:
             own = {n: w for n, w in self._units.items() if policy.sets(n)}
             mapped = any(isinstance(each, Composite) for each in chain(self.strategy))
-            check_exact_zeros(model, own, type(policy).__name__, mapped=mapped)
+            try:
+                check_exact_zeros(model, own, type(policy).__name__, mapped=mapped)
+            except ValueError as error:
+                if mapped:
+                    raise
+                raise ValueError(
+                    f"{error}. Or put FederatedDualAveraging or ServerProximal inside, "
+                    "which keep the zeros that an average of clients loses."
+                ) from None
         policy.check(model, self._units)
         self._setter = Setter([w for members in self._units.values() for w in members])
         if policy.at_start:
@@ -309,7 +318,8 @@ class AdaptiveStrength(Wrapper):
 
     def _missing(self, missing, logs):
         name = type(self.policy).__name__
-        if any(each.startswith("val_") for each in missing):
+        evaluated = any(each.startswith("val_") for each in logs)
+        if any(each.startswith("val_") for each in missing) and not evaluated:
             return (
                 f"{name} needs {list(missing)} in each round. Expected clients that "
                 "hold out data, such as `validation_split=0.2` of `simulate`, and a "

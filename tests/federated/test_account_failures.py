@@ -128,7 +128,10 @@ def test_a_budget_counts_the_rounds_that_failed(tmp_path):
 def test_a_run_that_begins_anew_has_an_account_of_its_own(tmp_path):
     run(private(), rounds=2, checkpoint=tmp_path)
     assert (tmp_path / "privacy.json").exists()
+    (tmp_path / "round-000002.npz").unlink()
+    (tmp_path / "round-000001.npz").unlink()
     result = run(private(), rounds=1, checkpoint=tmp_path)
+    (tmp_path / "round-000001.npz").unlink()
     assert result.privacy["epsilon"] == epsilon_of(2.0, 1, 1e-3)
     run(averaging(), rounds=1, checkpoint=tmp_path)
     assert not (tmp_path / "privacy.json").exists()

@@ -125,13 +125,26 @@ def test_the_last_two_rounds_are_kept_and_half_a_file_is_passed_over(tmp_path):
     )
 
 
-def test_without_a_checkpoint_it_starts_anew_and_without_resume_too(tmp_path):
+def test_without_a_checkpoint_it_starts_anew_and_over_one_only_to_resume(tmp_path):
     first = run(None, 3, checkpoint=tmp_path / "a" / "b", resume=True)
     assert len(first.history) == 3
-    assert len(run(None, 2, checkpoint=tmp_path / "a" / "b").history) == 2
-    assert files(tmp_path / "a" / "b") == ["round-000001.npz", "round-000002.npz"]
-    again = run(None, 3, checkpoint=tmp_path / "a" / "b", resume=True)
-    assert history_of(again) == history_of(first)
+    (tmp_path / "file").touch()
+    known = "Invalid value for argument `checkpoint`. Expected "
+    for folder, error, expected in [
+        (
+            tmp_path / "a" / "b",
+            ValueError,
+            "another folder, or resume=True to go on with the run that is there",
+        ),
+        (tmp_path / "file", ValueError, "the path of a folder"),
+        (3, TypeError, "the path of a folder"),
+    ]:
+        with pytest.raises(error) as raised:
+            run(None, 2, checkpoint=folder)
+        assert str(raised.value) == (
+            f"{known}{expected}. Received: checkpoint={folder!r}"
+        )
+    assert files(tmp_path / "a" / "b") == ["round-000002.npz", "round-000003.npz"]
     done = run(None, 3, checkpoint=tmp_path / "a" / "b", resume=True)
     assert history_of(done) == history_of(first)
     with pytest.raises(ValueError) as error:
@@ -246,4 +259,4 @@ def test_what_a_checkpoint_cannot_hold_is_said_once_it_changes(tmp_path):
     constant.something = collections.deque()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run(constant, 1, checkpoint=tmp_path)
+        run(constant, 1, checkpoint=tmp_path / "constant")

@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
-from federated import History, RoundError, server_app
+from federated import History, Round, RoundError, server_app
 from federated.__main__ import in_process, main
 from federated.grids import NodeGrid
 from federated.server_app import serve
@@ -230,7 +230,9 @@ def test_the_command(tmp_path, capsys, expected):
     model = tmp_path / "model.keras"
     arguments = [TASK, "--clients", "4", "--rounds", "2", "--model", str(model)]
     assert main(arguments) == 0
-    lines = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr()
+    assert "INFO" not in said.err
+    lines = said.out.splitlines()
     assert [line.split("  ")[0] for line in lines[:2]] == ["round 1/2", "round 2/2"]
     assert lines[2].startswith("4 clients, 2 rounds in ")
     assert lines[3] == f"model: {model}"
@@ -262,3 +264,55 @@ def test_what_a_node_raises_is_a_line(monkeypatch):
     config = make_task(monkeypatch, load_data=load_data)
     history = serve(NodeGrid(FakeGrid(config, 3)), config).history
     assert [r.errors for r in history] == [{}, *[{1: "OSError: no disk"}] * 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["no_such"],
+            "No module named 'no_such'. Expected a module that Python finds from the "
+            "present folder.",
+        ),
+        (
+            ["tests/federated/tasks.py"],
+            "No module named 'tests/federated/tasks'. Expected the name of a module: "
+            "tests.federated.tasks.",
+        ),
+        (
+            ["tests.federated.models"],
+            "The task module 'tests.federated.models' has no function `build_model`.",
+        ),
+        (
+            [TASK, "--resume"],
+            "Invalid value for argument `checkpoint`. Expected the path of a folder to "
+            "resume from.",
+        ),
+        (
+            [TASK, "--model", "final.model"],
+            "Invalid value for `model`. Expected a path that ends in .keras.",
+        ),
+    ],
+)
+def test_the_command_line_is_checked_before_anything_runs(arguments, message, capsys):
+    assert main(arguments) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"failed: {message}")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("rounds", ["0", "-2"])
+def test_a_command_without_rounds(rounds, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([TASK, f"--rounds={rounds}"])
+    assert stopped.value.code == 2
+    assert f"{rounds} is not a positive integer" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="Expected a positive integer"):
+        in_process({**CONFIG, "num-server-rounds": int(rounds)}, 2)
+
+
+def test_the_line_of_a_round_has_the_reason_of_a_failure():
+    last = Round(2, train={"loss": 0.5}, errors={3: "late", 1: "OSError: no disk"})
+    assert server_app.line_of(last, 4) == (
+        "round 2/4  loss 0.5  failed 2  client 1: OSError: no disk"
+    )

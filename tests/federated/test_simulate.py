@@ -189,7 +189,8 @@ DATA = split(linear_data(), 2)
             {"strategy": FedAvg(min_available_nodes=5)},
             ValueError,
             "Invalid value for argument `strategy`. Expected one that is content with "
-            "2 client(s). Received: FedAvg(min_available_nodes=5)",
+            "2 client(s): lower its min_available_nodes. "
+            "Received: FedAvg(min_available_nodes=5)",
         ),
         (
             {"strategy": FedAvg(fraction_train=1.5)},

@@ -88,7 +88,9 @@ def test_averages_alone_need_clients_that_make_zeros():
     assert str(error.value) == (
         "TargetSparsity needs weights that reach exact zeros. Expected a model "
         "compiled with kerasreg.optimizers.Proximal, and penalties such as L1, whose "
-        "proximal map makes them. Received: optimizer=SGD"
+        "proximal map makes them. Received: optimizer=SGD. Or put "
+        "FederatedDualAveraging or ServerProximal inside, which keep the zeros that an "
+        "average of clients loses."
     )
 
 
@@ -200,6 +202,11 @@ def test_a_metric_that_the_model_has_not_is_named():
     assert str(error.value) == (
         "ByAccuracy needs the metrics ['accuracy']. Expected a model compiled with "
         "them. Received: metrics ['loss']"
+    )
+    logs = {"loss": 1.0, "val_loss": 2.0}  # the clients have evaluated
+    assert strategy._missing(["val_acuracy"], logs) == (
+        "ByAccuracy needs the metrics ['val_acuracy']. Expected a model compiled with "
+        "them. Received: metrics ['loss', 'val_loss']"
     )
 
 
