@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kerasreg.callbacks.policies.base import Unit
-from kerasreg.callbacks.probe import Probe, wide
+from kerasreg.callbacks.probe import Probe, strengthened, wide
 from kerasreg.regularizers.base import shortest, strength_variable
 from kerasreg.regularizers.divergence import Divergence
 
@@ -19,7 +19,8 @@ class Meter:
     """Measures units of weights; one graph for all of them, traced once.
 
     Make it before the train step is traced (in `set_model` of a callback) if it is to
-    measure gradients.
+    measure gradients. Of `Anchored` around another penalty, the other one is measured,
+    whose the strength is, and the pull is part of neither gradient.
 
     Args:
         model: The compiled and built `keras.Model`.
@@ -111,7 +112,7 @@ def _table(weights):
     for weight in weights:
         w = ops.cast(ops.reshape(weight, weight.shape), "float32")
         zeros = ops.count_nonzero(ops.equal(w, 0))
-        penalty = weight.regularizer.value(wide(weight))
+        penalty = strengthened(weight.regularizer).value(wide(weight))
         strength = ops.reshape(strength_variable(weight.regularizer), ())
         row = [zeros, ops.sum(ops.square(w)), penalty, strength]
         rows.append(ops.stack([ops.cast(number, "float64") for number in row]))

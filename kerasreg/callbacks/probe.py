@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from kerasreg.optimizers import Proximal
-from kerasreg.regularizers import Penalty
+from kerasreg.regularizers import Anchored, Penalty
 
 _NAME = "_kerasreg_probe"
 
@@ -130,13 +130,19 @@ class Probe:
         import tensorflow as tf
 
         penalty, w = weight.regularizer, tf.convert_to_tensor(weight)
-        with tf.GradientTape() as tape:
-            tape.watch(w)
-            value = penalty.value(wide(w))
-        own = tape.gradient(value, w, unconnected_gradients="zero")
+
+        def gradient_of(part):
+            with tf.GradientTape() as tape:
+                tape.watch(w)
+                value = part.value(wide(w))
+            return tape.gradient(value, w, unconnected_gradients="zero")
+
+        own = gradient_of(strengthened(penalty))
         data = ops.cast(tf.convert_to_tensor(gradient), own.dtype)
         if not (self._proximal and penalty.has_prox):
-            data = data - own  # it is part of the loss that was differentiated
+            # All of it is part of the loss that was differentiated.
+            whole = strengthened(penalty) is penalty
+            data = data - (own if whole else gradient_of(penalty))
         row = [ops.sum(ops.square(t)) for t in (data, own, w)]
         return [ops.cast(number, "float32") for number in [*row, ops.ones(())]]
 
@@ -185,6 +191,13 @@ class Slot:
         sums = self._sums.numpy()
         self._sums.assign(ops.zeros(self._sums.shape))
         return sums
+
+
+def strengthened(penalty):
+    """The part of a penalty that its strength multiplies: `Anchored` pulls besides."""
+    while isinstance(penalty, Anchored) and penalty.penalty is not None:
+        penalty = penalty.penalty
+    return penalty
 
 
 def wide(w):

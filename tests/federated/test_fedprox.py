@@ -6,8 +6,11 @@ import pytest
 from flwr.serverapp.strategy import FedAvg, FedProx
 
 import federated
+from federated.clients import Clients
+from federated.task import Task
+from federated.trainer import Trainer
 from kerasreg.optimizers import Proximal
-from kerasreg.regularizers import L1
+from kerasreg.regularizers import L1, L2
 from tests.federated.models import build_linear, linear_data, split
 
 LENIENT = {"min_train_nodes": 1, "min_available_nodes": 1}
@@ -82,3 +85,27 @@ def test_a_long_local_run_with_a_lasso_meets_the_optimality_conditions():
     assert 0 < zero.sum() < 3
     assert np.all(np.abs(slope[zero]) <= l1)
     np.testing.assert_allclose(slope[~zero], -l1 * np.sign(kernel[~zero]), atol=1e-4)
+
+
+def test_the_pull_is_part_of_nothing_that_is_measured():
+    x, y = linear_data()
+    task = Task(
+        build_linear(), Clients.from_list([(x, y)]), L2(0.05), 3, batch_size=None
+    )
+    trainer = Trainer(task)
+    arrays = dict(zip(trainer.keys, trainer.model.get_weights(), strict=True))
+    first, bias = (np.float64(a) for a in arrays.values())
+    fields = ("gradient_norm", "penalty_gradient_norm", "norm", "penalty")
+    trainer.train(arrays, 0, 1, mu=2.0, measure=fields)
+    (measured,) = trainer.measured.values()
+
+    kernel, squares = first, []
+    for _ in range(3):
+        error = x @ kernel + bias - y
+        slope = 2 * x.T @ error / len(x)
+        squares.append([np.sum(slope**2), np.sum(kernel**2)])
+        bias = bias - 0.1 * (2 * error.mean(0) + 2.0 * bias)  # from zero
+        kernel = kernel - 0.1 * (slope + 0.1 * kernel + 2.0 * (kernel - first))
+    gradient, norm = np.sqrt(np.mean(squares, axis=0))
+    expected = [gradient, 2 * 0.05 * norm, norm, 0.05 * np.sum(kernel**2)]
+    np.testing.assert_allclose([measured[f] for f in fields], expected, rtol=1e-4)
