@@ -93,6 +93,9 @@ class Clients:
     def __len__(self):
         return len(self.rows)
 
+    def __repr__(self):
+        return f"<{len(self)} Clients with {self._total} rows of data>"
+
     def __getitem__(self, client):
         rows = self.rows[client]
         return keras.tree.map_structure(lambda a: np.asarray(a[rows]), self.data)
@@ -182,8 +185,8 @@ def _check_rows(what, data):
     for path, leaf in _flatten_with_path(data):
         if not np.ndim(leaf):
             raise ValueError(
-                f"Invalid {what}. Expected arrays with a row for each example. "
-                f"Received: a single value at {path}"
+                f"Invalid {what}. Expected NumPy arrays with a row for each example: "
+                f"lists count as several inputs. Received: a single value at {path}"
             )
 
 

@@ -172,6 +172,13 @@ class Result:
         default=None, repr=False
     )
 
+    def __repr__(self):
+        facts = [f"model={self.model.name!r}", f"rounds={len(self.history)}"]
+        for name in ("strengths", "privacy", "stopped"):
+            if value := getattr(self, name):
+                facts.append(f"{name}={value!r}")
+        return f"Result({', '.join(facts)})"
+
     def personal_model(self, client):
         """The model of one client: the final one with its own weights in it.
 

@@ -79,6 +79,14 @@ class Task:
                 "Invalid value for argument `validation_split`. Expected a number in "
                 f"[0, 1). Received: validation_split={self.validation_split!r}"
             )
+        rules = self.penalties
+        rules = rules.values() if isinstance(rules, dict) else [rules]
+        if any(isinstance(rule, type | int | float) for rule in rules):
+            raise TypeError(
+                "Invalid value for argument `penalties`. Expected a penalty such as "
+                "L1(0.01), or a dict from a name to one. "
+                f"Received: penalties={self.penalties!r}"
+            )
         if not isinstance(self.mods, list | tuple) or not all(map(callable, self.mods)):
             raise TypeError(
                 "Invalid value for argument `mods`. Expected a list of functions of a "

@@ -25,6 +25,7 @@ class Personalized(Wrapper):
         strategy: A `flwr.serverapp.strategy.Strategy`, which aggregates the others.
         layers: List of glob patterns of names of layers (`"head"`, `"batch_norm*"`) or
             of paths of weights (`"*/gamma"`). What a named layer holds belongs to it.
+            `["*"]` shares nothing: each client by itself, to compare with.
 
     Raises:
         TypeError: If `strategy` is none, or `layers` no list of strings.

@@ -85,8 +85,8 @@ LIST = (
         (
             [(X, Y), (X, None)],
             ValueError,
-            "Invalid data of client 1. Expected arrays with a row for each example. "
-            "Received: a single value at 1",
+            "Invalid data of client 1. Expected NumPy arrays with a row for each "
+            "example: lists count as several inputs. Received: a single value at 1",
         ),
         (
             [(X, Y), (X[:, :2], Y)],
@@ -109,8 +109,8 @@ def test_rows_that_make_no_clients():
     with pytest.raises(ValueError) as error:
         Clients((X, [0, 1, 0, 1, 0, 1]), [[0]])
     assert str(error.value) == (
-        "Invalid value for argument `data`. Expected arrays with a row for each "
-        "example. Received: a single value at 1/0"
+        "Invalid value for argument `data`. Expected NumPy arrays with a row for each "
+        "example: lists count as several inputs. Received: a single value at 1/0"
     )
     with pytest.raises(ValueError) as error:
         Clients((X, Y[:4]), [[0]])

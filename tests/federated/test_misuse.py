@@ -1,12 +1,14 @@
 """What users get wrong is said before the first round, or in one line after it."""
 
+import numpy as np
 import pytest
 from flwr.serverapp.strategy import FedAvg
 
 import federated
 from federated import Round
 from federated.server import shown_of
-from federated.strategies import Robust
+from federated.strategies import Personalized, Robust
+from kerasreg.regularizers import L1
 from tests.federated.models import build_linear, linear_data, split
 
 DATA = split(linear_data(), 2)
@@ -64,6 +66,43 @@ def test_arguments(argument, value, error, message):
     with pytest.raises(error) as raised:
         _run(**{argument: value})
     assert str(raised.value).startswith(f"Invalid value for argument {message}")
+
+
+@pytest.mark.parametrize("penalties", [0.1, L1, {"*": L1}])
+def test_penalties_that_are_none(penalties):
+    with pytest.raises(TypeError) as raised:
+        _run(penalties=penalties)
+    assert str(raised.value) == (
+        "Invalid value for argument `penalties`. Expected a penalty such as L1(0.01), "
+        f"or a dict from a name to one. Received: penalties={penalties!r}"
+    )
+
+
+def test_data_in_lists():
+    with pytest.raises(ValueError, match="lists count as several inputs"):
+        _run(clients=[([[1.0, 2.0, 3.0]], [1.0])])
+
+
+def test_clients_have_names_from_the_first_to_the_last():
+    x, y = linear_data()
+    rows = [range(30), range(30, 60)]
+    clients = federated.Clients((x, y), rows, names=["Bern", "Ulm"])
+    assert repr(clients) == "<2 Clients with 60 rows of data>"
+
+    def one(message, context, call_next):
+        if context.node_id == 1:
+            raise OSError("no disk")
+        return call_next(message, context)
+
+    with pytest.raises(federated.RoundError, match="Clients Ulm: OSError: no disk"):
+        _run(clients=clients, mods=[one], min_clients=2, verbose=0)
+    kept = Personalized(FedAvg(), ["*/bias"])
+    result = _run(clients=clients, strategy=kept, rounds=1, verbose=0)
+    assert repr(result) == "Result(model='sequential', rounds=1)"
+    frame = result.history.to_frame(clients=True)
+    assert list(frame["name"]) == ["Bern", "Ulm"]
+    by_name, by_number = result.personal_model("Ulm"), result.personal_model(1)
+    np.testing.assert_array_equal(*(m.get_weights()[1] for m in (by_name, by_number)))
 
 
 def test_data_that_the_model_does_not_take():
