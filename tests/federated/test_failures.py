@@ -1,5 +1,7 @@
 """What is left of a run that fails, or is told to end, in mid-round."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -56,8 +58,13 @@ def run(strategy, rounds=4, **settings):
     )
 
 
+@functools.cache
+def two_rounds():
+    return run(strategy(), 2)
+
+
 def check_of_two_rounds(result):
-    expected = run(strategy(), 2)
+    expected = two_rounds()
     assert len(result.history) == 2
     assert result.strengths == expected.strengths
     weights = result.model.get_weights(), expected.model.get_weights()
