@@ -65,9 +65,9 @@ def save(folder, rounds, seed):
     state = {
         "seed": seed,
         "num_clients": rounds.grid.num_clients,
+        "facts": {name: digest(value) for name, value in rounds.facts.items()},
         "arrays": rounds.arrays,
         "history": rounds.history.to_json(),
-        "stopped": rounds.stopped,
         "strategies": [strategy_state(*each) for each in strategies],
         "clients": {str(k): v for k, v in rounds.grid.states.items()},
     }
@@ -155,7 +155,7 @@ def restore(folder, rounds, seed):
 
     Raises:
         ValueError: If it is of another run (another model, seed, strategy or number
-            of clients), or no checkpoint can be read.
+            of clients), or no checkpoint can be read. It warns if other `facts` differ.
     """
     files = _files(pathlib.Path(folder))
     if not files:
@@ -166,7 +166,6 @@ def restore(folder, rounds, seed):
     _check_same_run(state, rounds, seed, strategies)
     rounds.arrays = state["arrays"]
     rounds.history = History.from_json(state["history"])
-    rounds.stopped = state["stopped"]
     rounds.grid.states = {int(k): v for k, v in state["clients"].items()}
     for each, kept in zip(strategies, state["strategies"], strict=True):
         if isinstance(each, Wrapper):
@@ -220,6 +219,12 @@ def _check_same_run(state, rounds, seed, strategies):
                 f"The checkpoint is of a run with another {what}. Expected: {before}. "
                 f"Received: {after}"
             )
+    begun, now = state.get("facts", {}), rounds.facts
+    others = [
+        k for k, value in now.items() if begun.get(k) not in (None, digest(value))
+    ]
+    if others:
+        warnings.warn(f"The run goes on with another {', '.join(others)}", stacklevel=5)
 
 
 def strategy_state(strategy, begun):

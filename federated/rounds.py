@@ -57,6 +57,7 @@ class Rounds:
             of metrics, or `None`.
         train_config: Dict sent to clients with each training message.
         names: List with the name of each client, their numbers by default.
+        facts: Dict of what else makes the run what it is, JSON by name.
         keep_account: Function that is called before clients are asked, and before the
             model made of their replies is seen, to write down what privacy that costs.
     """
@@ -74,12 +75,14 @@ class Rounds:
         evaluate=None,
         train_config=None,
         names=None,
+        facts=None,
         keep_account=lambda: None,
     ):
         self.strategy = strategy
         self.grid = grid
         self.arrays = arrays
         self.history = History(names=names)
+        self.facts = dict(facts or {})
         self.stopped = None
         self._final: ArrayRecord | None = None
         self.begun = [begin(each) for each in chain(strategy)]

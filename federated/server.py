@@ -1,6 +1,8 @@
 """A whole run, from the first round to the final model."""
 
+import contextlib
 import functools
+import json
 
 import keras
 
@@ -54,7 +56,7 @@ def conduct(
     """
     model = task.model()
     _check_first(model, task.clients)
-    keys = records.weight_keys(model)
+    keys, facts = records.weight_keys(model), _facts(model, task)
     for each in chain(strategy):
         if isinstance(each, Wrapper):
             each.bind(model)
@@ -65,6 +67,7 @@ def conduct(
         seed=task.seed,
         evaluate=_evaluator(model, evaluate),
         names=getattr(task.clients, "names", None),
+        facts=facts,
         **_keeping(checkpoint, strategy),
         **settings,
     )
@@ -114,6 +117,29 @@ def _result(model, state, build_model):
         },
         build_model,
     )
+
+
+def _facts(model, task):
+    """What a resumed run should have as it had it when it began."""
+    compiled: dict = {}
+    with contextlib.suppress(Exception):  # Keras writes down most models, not all
+        compiled = model.get_compile_config() or {}
+    facts = {
+        "optimizer": compiled.get("optimizer"),
+        "loss": compiled.get("loss"),
+        "penalties": {
+            path: [type(penalty).__name__, penalty.get_config()]
+            for path, penalty in penalties_of(model).items()
+        },
+        "epochs": task.epochs,
+        "batch_size": task.batch_size,
+        "validation_split": task.validation_split,
+    }
+    if isinstance(task.clients, Clients):
+        numbers = map(task.clients.num_examples, range(len(task.clients)))
+        facts["numbers of examples"] = list(numbers)
+    write = json.JSONEncoder(sort_keys=True, default=lambda v: type(v).__name__).encode
+    return {name: write(value) for name, value in facts.items()}
 
 
 def check_evaluate(evaluate):

@@ -260,3 +260,39 @@ def test_what_a_checkpoint_cannot_hold_is_said_once_it_changes(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         run(constant, 1, checkpoint=tmp_path / "constant")
+
+
+def _slower():
+    model = build_model()
+    model.compile(Proximal(keras.optimizers.Adam(0.01)), "mae")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"epochs": 2, "batch_size": 8}, "epochs, batch_size"),
+        ({"penalties": L1(0.02)}, "penalties"),
+        ({"build_model": _slower}, "optimizer, loss"),
+        ({"clients": split(linear_data(84), 4)}, "numbers of examples"),
+        ({}, None),
+    ],
+)
+def test_another_training_than_before_is_warned_of(settings, names, tmp_path):
+    def once(rounds, **settings):
+        settings = {
+            "build_model": build_model,
+            "clients": split(linear_data(80), 4),
+            "penalties": L1(0.01),
+            "checkpoint": tmp_path,
+            "resume": True,
+            **settings,
+        }
+        return federated.simulate(rounds=rounds, verbose=0, **settings)
+
+    once(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        once(1, **settings)
+    said = [str(w.message) for w in caught if "goes on" in str(w.message)]
+    assert said == ([f"The run goes on with another {names}"] if names else [])
