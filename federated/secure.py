@@ -45,9 +45,10 @@ class SecureAggregation(Wrapper):
     In each round, clients agree on masks that cancel in the sum; each sends its update
     (its weights minus the server's) as integers under masks. The wrapped strategy
     receives the average as the one reply of the round, with that of the metrics, by the
-    same weights. Clients that fail after the
-    masks are agreed are taken out of the sum, as long as enough others are left.
-    Clients need `secure_mod`: `simulate(..., mods=[secure_mod])`.
+    same weights. Clients that fail after the masks are agreed are taken out of the sum,
+    as long as enough others are left; those that fail before take no part, and are
+    reported as `without_masks`. Clients need `secure_mod`:
+    `simulate(..., mods=[secure_mod])`.
 
     The server is trusted to follow the protocol. It still sees each client's metrics
     and, by them, who took part, and the average itself may tell something of a
@@ -92,6 +93,7 @@ class SecureAggregation(Wrapper):
     ):
         super().__init__(strategy)
         self.max_examples = max_examples
+        self._without: list[int] = []
         if max_examples is not None:
             self.max_examples = check_count("max_examples", max_examples)
         self._workflow = SecAggPlusWorkflow(
@@ -115,6 +117,7 @@ class SecureAggregation(Wrapper):
         self._state = WorkflowState()
         for stage in (self._workflow.setup_stage, self._workflow.share_keys_stage):
             self._do(stage, grid, server_round)
+        self._forget_failed()
         return [
             self._with_shares(m)
             for m in messages
@@ -129,6 +132,18 @@ class SecureAggregation(Wrapper):
                 f"{len(self._messages)} clients were left, too few for secure "
                 f"aggregation. {'; '.join(reasons)}"
             )
+
+    def _forget_failed(self):
+        """Go on with those who have shared their keys: nobody has masks with others."""
+        state = self._state
+        self._without = sorted(state.sampled_node_ids - state.active_node_ids)
+        left = state.sampled_node_ids = set(state.active_node_ids)
+        neighbours = state.nid_to_neighbours
+        state.nid_to_neighbours = {client: neighbours[client] & left for client in left}
+
+    def report(self):
+        """The clients that failed before the masks were agreed."""
+        return {"without_masks": self._without} if self._without else {}
 
     def _with_shares(self, message):
         client = message.metadata.dst_node_id

@@ -125,6 +125,23 @@ def test_a_budget_counts_the_rounds_that_failed(tmp_path):
     assert len(result.history) == 1
 
 
+def test_a_run_that_has_spent_its_budget_goes_on_with_a_larger_one(tmp_path):
+    def once(budget):
+        strategy = Private(averaging(), 2.0, 0.5, delta=1e-3, max_epsilon=budget)
+        return run(strategy, 4, checkpoint=tmp_path, resume=True)
+
+    small = epsilon_of(2.0, 2, 1e-3)
+    for _ in range(2):
+        result = once(small)
+        assert len(result.history) == 2
+        assert result.stopped.startswith("Round 3 would bring epsilon from ")
+        assert result.privacy["epsilon"] == small
+    result = once(100.0)
+    assert len(result.history) == 4
+    assert result.stopped is None
+    assert result.privacy["epsilon"] == epsilon_of(2.0, 4, 1e-3)
+
+
 def test_a_run_that_begins_anew_has_an_account_of_its_own(tmp_path):
     run(private(), rounds=2, checkpoint=tmp_path)
     assert (tmp_path / "privacy.json").exists()

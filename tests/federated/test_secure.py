@@ -6,7 +6,11 @@ import pytest
 from flwr.app import ConfigRecord
 from flwr.clientapp.mod import LocalDpMod
 from flwr.common import bytes_to_ndarray
-from flwr.common.secure_aggregation.secaggplus_constants import RECORD_KEY_CONFIGS, Key
+from flwr.common.secure_aggregation.secaggplus_constants import (
+    RECORD_KEY_CONFIGS,
+    Key,
+    Stage,
+)
 from flwr.serverapp.strategy import FedAdam, FedAvg
 from scipy import stats
 
@@ -95,6 +99,24 @@ def refuse_what_is_not_finite(message, context, call_next):
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("not finite")
     return reply
+
+
+@pytest.mark.parametrize("stage", [Stage.SETUP, Stage.SHARE_KEYS])
+def test_a_client_that_fails_before_the_masks_are_agreed_takes_no_part(stage):
+    def fail(message, context, call_next):
+        asked = message.content[RECORD_KEY_CONFIGS][Key.STAGE]
+        if context.node_config["partition-id"] == 2 and asked == stage:
+            raise OSError("no power")
+        return call_next(message, context)
+
+    data = clients()
+    strategy = SecureAggregation(FedAvg(), max_examples=20)
+    secure = run(strategy, 1, data, mods=(fail, secure_mod))
+    assert sorted(secure.history.rounds[1].clients) == [0, 1, 3, 4]
+    assert secure.history.rounds[1].report == {"without_masks": [2]}
+    plain = run(FedAvg(), 1, failing(data, 2), mods=(refuse_what_is_not_finite,))
+    for a, b in zip(secure.model.get_weights(), plain.model.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=3e-5)
 
 
 def test_too_few_clients_end_the_run_with_what_there_is():
