@@ -28,6 +28,11 @@ class Leftovers:
         ]
 
     @property
+    def stateful(self):
+        """Whether there are stateful layers, whose batches have one size."""
+        return bool(self._states)
+
+    @property
     def grow(self):
         """Whether a step may make more of it: optimizers are built when they step."""
         return bool(self._optimizers)

@@ -133,7 +133,10 @@ class Trainer:
         examples = _rows(training)
         self._begin(False, arrays, data, examples, 0.0, strengths, at)
         order = np.arange(total)[None]
-        _, logs = self._run(False, data, order, max(self.task.batch_size or 0, 256))
+        batch_size = self.task.batch_size or total
+        if not self._leftovers.stateful:
+            batch_size = max(self.task.batch_size or 0, 256)
+        _, logs = self._run(False, data, order, batch_size)
         return total, logs
 
     def _begin(self, training, arrays, data, examples, mu, strengths, at):
