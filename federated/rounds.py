@@ -18,7 +18,7 @@ from federated.arrays import means, nonnegative
 from federated.checkpoint import begin
 from federated.history import History, Round
 from federated.seeds import seeded, unpredictable
-from federated.strategies.base import Wrapper, chain
+from federated.strategies.base import Wrapper, chain, users_arrays
 
 
 class RoundError(RuntimeError):
@@ -215,11 +215,7 @@ class Rounds:
         """The arrays of the model that users get, after the present round."""
         if self._final is not None:
             return self._final
-        arrays = self.arrays
-        for each in reversed(list(chain(self.strategy))):
-            if isinstance(each, Wrapper):
-                arrays = each.final_arrays(arrays)
-        return arrays
+        return users_arrays(self.strategy, self.arrays)
 
     def _too_few(self, number, asked, current):
         trained = len(current.clients)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from federated import records
-from federated.strategies.base import Wrapper, chain, private_average
+from federated.strategies.base import Wrapper, chain, private_average, users_arrays
 from federated.strategies.composite import Composite
 from kerasreg.callbacks import Evidence, Hypergradient
 from kerasreg.callbacks.meter import Setter, ratios_of, spread, unit_strength
@@ -257,10 +257,7 @@ class AdaptiveStrength(Wrapper):
 
     def _assign(self, arrays):
         """Give the server's model the weights that users would get."""
-        for each in reversed(list(chain(self.strategy))):
-            if isinstance(each, Wrapper):
-                arrays = each.final_arrays(arrays)
-        values = records.read_arrays(arrays)
+        values = records.read_arrays(users_arrays(self.strategy, arrays))
         by_place = {records.place(key): value for key, value in values.items()}
         self._model.set_weights([by_place[i] for i in range(len(by_place))])
 

@@ -114,6 +114,19 @@ def private_average(strategy):
     return None
 
 
+def users_arrays(strategy, arrays):
+    """The arrays of the model that users get, of what a strategy made or sends.
+
+    Args:
+        strategy: A `flwr.serverapp.strategy.Strategy`.
+        arrays: `ArrayRecord`.
+    """
+    for each in reversed(list(chain(strategy))):
+        if isinstance(each, Wrapper):
+            arrays = each.final_arrays(arrays)
+    return arrays
+
+
 def chain(strategy):
     """A strategy and what it wraps, from the outside in, Flower's wrappers too."""
     while strategy is not None:
