@@ -192,15 +192,16 @@ class Result:
             ValueError: If it has no weights of its own.
         """
         names = self.history.names or []
-        number = names.index(client) if client in names else client
-        if number not in self.personal or self.build_model is None:
+        if client not in self.personal and client in names:
+            client = names.index(client)
+        if client not in self.personal or self.build_model is None:
             raise ValueError(
                 "Invalid value for argument `client`. Expected one that has trained "
                 f"under `Personalized`, of {sorted(self.personal)}. "
                 f"Received: client={client!r}"
             )
         model, weights = self.build_model(), self.model.get_weights()
-        for key, array in records.read_arrays(self.personal[number]).items():
+        for key, array in records.read_arrays(self.personal[client]).items():
             weights[records.place(key)] = array
         model.set_weights(weights)
         separate(model)

@@ -1,6 +1,7 @@
 """Differential privacy of clients: clipped updates, noise, and their account."""
 
 import math
+import warnings
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -57,7 +58,7 @@ class Private(Accounted):
         strategy: A `flwr.serverapp.strategy.Strategy`. Its `weighted_by_key` is moot.
         noise_multiplier: z.
         clipping_norm: C, sent to clients too, for Flower's `fixedclipping_mod`.
-        delta: δ; it should be well below 1 / number of clients.
+        delta: δ; it should be well below 1 / number of clients, or else it warns.
         max_epsilon: Largest ε. The run ends before the round that would exceed it,
             with `Result.stopped` set.
         sample_rate: `None`, or the probability q with which each client is asked in
@@ -125,6 +126,13 @@ class Private(Accounted):
             ValueError: If the strategy leaves out clients before Poisson sampling does.
         """
         config["clipping_norm"] = self.clipping_norm
+        number = len(list(grid.get_node_ids()))
+        if self.delta * number >= 1:
+            warnings.warn(
+                f"delta={self.delta:g} is no less than 1 / number of clients, "
+                f"{1 / number:g}: to publish all that one client has would be private.",
+                stacklevel=2,
+            )
         messages = super().configure_train(server_round, arrays, config, grid)
         self._begin = arrays
         self._n = float(len(messages))

@@ -50,9 +50,9 @@ class BayesianAggregation(Wrapper):
 
     Raises:
         TypeError: If it is none.
-        ValueError: If it adds noise to the average or hides single replies; when a run
-            begins, if the model has no Bayesian layer, or a prior that is not a Normal
-            with fixed parameters.
+        ValueError: If it adds noise to the average, hides single replies or is
+            `Robust`; when a run begins, if the model has no Bayesian layer, or a prior
+            that is not a Normal with fixed parameters.
 
     Example:
 
@@ -72,6 +72,12 @@ class BayesianAggregation(Wrapper):
     def __init__(self, strategy):
         super().__init__(strategy)
         for name in (type(each).__name__ for each in chain(strategy)):
+            if name == "Robust":
+                raise ValueError(
+                    "Invalid value for argument `strategy`. Expected one without "
+                    "Robust, which goes around BayesianAggregation: inside, the "
+                    "product would have what it rejects. Received: Robust"
+                )
             if name.startswith(_HIDING):
                 raise ValueError(
                     "Invalid value for argument `strategy`. Expected one that neither "

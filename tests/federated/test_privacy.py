@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -212,3 +213,16 @@ def test_invalid_arguments(settings, message):
     with pytest.raises(ValueError) as caught:
         Private(fed_avg(), **arguments | settings)
     assert str(caught.value) == message
+
+
+def test_a_delta_of_one_client_in_all_is_warned_of():
+    sent, strategy = weights([1.0]), Private(fed_avg(), 1.0, 1.0, delta=0.25)
+    with pytest.warns(UserWarning, match="delta=0.25 is no less") as caught:
+        one_round(strategy, sent, [sent] * 4)
+    assert str(caught[0].message) == (
+        "delta=0.25 is no less than 1 / number of clients, 0.25: to publish all that "
+        "one client has would be private."
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        one_round(Private(fed_avg(), 1.0, 1.0, delta=0.2), sent, [sent] * 4)

@@ -304,6 +304,16 @@ def test_noise_for_an_average_is_refused(strategy):
     )
 
 
+def test_robust_goes_around_it():
+    with pytest.raises(ValueError) as error:
+        BayesianAggregation(Robust(FedAvg()))
+    assert str(error.value) == (
+        "Invalid value for argument `strategy`. Expected one without Robust, which "
+        "goes around BayesianAggregation: inside, the product would have what it "
+        "rejects. Received: Robust"
+    )
+
+
 @pytest.mark.parametrize("outside", [False, True])
 def test_posteriors_that_stay_at_the_clients_are_not_multiplied(outside):
     rng = np.random.default_rng(0)
