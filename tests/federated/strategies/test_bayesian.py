@@ -283,7 +283,7 @@ def test_a_model_without_posteriors_is_refused():
         BayesianAggregation(FedAvg()).bind(model)
     assert str(error.value) == (
         "BayesianAggregation needs posteriors. Expected a model with Bayesian layers "
-        "(see kerasreg.layers.BayesianDense). Received: 'plain'"
+        "(see kerasreg.layers.BayesianDense) that are trained. Received: 'plain'"
     )
 
 
