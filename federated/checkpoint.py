@@ -35,7 +35,8 @@ def check(folder, resume):
         ValueError: If it is a file, or holds a run that is not to be resumed, or there
             is none and `resume` is true.
     """
-    expected, error = "", ValueError
+    expected = ""
+    error: type[Exception] = ValueError
     if folder is None:
         expected = "the path of a folder to resume from" if resume else ""
     elif not isinstance(folder, str | os.PathLike):
