@@ -210,8 +210,3 @@ def size_of(content):
 def copied(content):
     """A `RecordDict` whose records can be changed without a change in others."""
     return RecordDict({name: type(r)(dict(r)) for name, r in content.items()})
-
-
-def copy_config(config):
-    """A copy of a `ConfigRecord`, so that rounds do not write into one another's."""
-    return ConfigRecord(dict(config))

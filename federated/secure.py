@@ -210,9 +210,7 @@ def secure_mod(message, context, call_next):
 
     kept = {}
     # Flower's mod takes the stage out of the record, which clients may share here.
-    content = RecordDict(dict(message.content))
-    protocol = records.copy_config(message.content[RECORD_KEY_CONFIGS])
-    content[RECORD_KEY_CONFIGS] = protocol
+    content = records.copied(message.content)
     asked = client_message(message, content, "train", client_of(context))
     reply = secaggplus_mod(asked, context, train)
     kept[RECORD_KEY_CONFIGS] = reply.content[RECORD_KEY_CONFIGS]
