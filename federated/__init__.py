@@ -1,20 +1,42 @@
 """Federated learning with kerasreg's penalties, by Flower.
 
 `federated.simulate` trains a Keras model across simulated clients, with the penalties
-it has centrally; `flwr run .` does the same as a Flower app. It needs the extra
-`federated`: `pip install "kerasreg[federated]"`.
+it has centrally; `flwr run .` does the same as a Flower app, and `kerasreg federated
+server` and `client` do it between machines. It needs the extra `federated`:
+`pip install "kerasreg[federated]"`.
+
+Names are imported when they are first used: what only starts Flower's processes
+does without TensorFlow.
 """
 
-from kerasreg import extras
+import importlib
+from typing import TYPE_CHECKING
 
-extras.require("flwr", "federated")
+try:
+    import flwr  # noqa: F401
+except ImportError:
+    from kerasreg import extras
 
-from federated import partition, privacy, strategies
-from federated.clients import Clients
-from federated.history import History, Result, Round
-from federated.membership import MembershipReport, membership_inference
-from federated.rounds import RoundError
-from federated.simulate import simulate
+    extras.require("flwr", "federated")
+
+if TYPE_CHECKING:
+    from federated import partition, privacy, strategies
+    from federated.clients import Clients
+    from federated.history import History, Result, Round
+    from federated.membership import MembershipReport, membership_inference
+    from federated.rounds import RoundError
+    from federated.simulate import simulate
+
+_MODULE_OF = {
+    "Clients": "clients",
+    "History": "history",
+    "MembershipReport": "membership",
+    "Result": "history",
+    "Round": "history",
+    "RoundError": "rounds",
+    "membership_inference": "membership",
+    "simulate": "simulate",
+}
 
 __all__ = [
     "Clients",
@@ -29,3 +51,19 @@ __all__ = [
     "simulate",
     "strategies",
 ]
+
+
+def __getattr__(name):
+    if name in _MODULE_OF:
+        module = importlib.import_module(f"federated.{_MODULE_OF[name]}")
+        found = getattr(module, name)
+    elif name in __all__:
+        found = importlib.import_module(f"federated.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

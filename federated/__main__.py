@@ -23,19 +23,20 @@ from federated.server_app import check_paths, serve
 from federated.task import load_task, named_task
 
 _NUMBERS = ("epochs", "batch-size", "validation-split", "seed", "min-clients")
-_PATHS = ("checkpoint", "model", "history")
+_PATHS = ("checkpoint", "model", "plain-model", "history")
 
 
-def main(arguments=None):
+def main(arguments=None, prog="python -m federated"):
     """Run what the command line asks for.
 
     Args:
         arguments: List of strings, of the command line by default.
+        prog: Name of the command.
 
     Returns:
         The exit status: 1 if the run failed.
     """
-    options = _parser().parse_args(arguments)
+    options = _parser(prog).parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="kerasreg-") as folder:
         config = _run_config(options)
         config.setdefault("history", os.path.join(folder, "history.json"))
@@ -105,8 +106,8 @@ def _count(text):
     return number
 
 
-def _parser():
-    parser = argparse.ArgumentParser("python -m federated", description=__doc__)
+def _parser(prog):
+    parser = argparse.ArgumentParser(prog, description=__doc__)
     parser.add_argument("task", nargs="?", default="federated.example")
     parser.add_argument("--clients", type=_count, default=4)
     parser.add_argument("--rounds", type=_count, default=10)

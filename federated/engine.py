@@ -12,6 +12,7 @@ from flwr.serverapp import ServerApp
 from flwr.supercore import telemetry  # no public way to switch it off in 1.42
 
 from federated.client_app import app
+from federated.environment import worker_environment
 from federated.grids import HostedGrid
 from kerasreg import extras
 
@@ -85,28 +86,6 @@ def _run(task, workers, serve):
                 },
             )
     return results[0]
-
-
-def worker_environment():
-    """Environment of worker processes: few threads, nothing sent anywhere.
-
-    A worker has one thread an operation, or as many as `TF_NUM_INTRAOP_THREADS` says
-    here, however many workers there are: a convolution's sums depend on it.
-    """
-    threads = os.environ.get("TF_NUM_INTRAOP_THREADS", "1")
-    return {
-        "TF_NUM_INTRAOP_THREADS": threads,
-        "TF_NUM_INTEROP_THREADS": "1",
-        "OMP_NUM_THREADS": threads,
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # A worker that ends as it was told is no news; read when ray is imported.
-        "RAY_DEDUP_LOGS_SKIP_REGEX": "ClientAppActor.terminate failed",
-        "RAY_worker_niceness": "0",  # they do the work
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }
 
 
 @contextlib.contextmanager

@@ -245,7 +245,7 @@ class NodeGrid(ClientGrid):
 
     Raises:
         TimeoutError: If clients are missing.
-        ValueError: If a node does not say which client it is.
+        ValueError: If a node does not say which client it is, or two say the same.
     """
 
     def __init__(self, grid, timeout=3600.0):
@@ -330,7 +330,20 @@ class NodeGrid(ClientGrid):
                 self.num_clients = max(self.num_clients, numbers[records.CLIENTS])
             elif strict and node in nodes:
                 raise ValueError(f"Node {node} cannot take part: {reply.error.reason}")
-        return {c: node for node, c in self._client_of.items() if node in nodes}
+        return self._node_of(nodes, strict)
+
+    def _node_of(self, nodes, strict):
+        """The node of each client; of two that say they are the same, the newer one."""
+        found: dict[int, int] = {}
+        for node, client in self._client_of.items():
+            if node in nodes:
+                if strict and client in found:
+                    raise ValueError(
+                        f"Two nodes, {found[client]} and {node}, say that they are "
+                        f"client {client}. Expected another number for each."
+                    )
+                found[client] = node
+        return found
 
 
 def _unpacked(reply):

@@ -5,16 +5,19 @@ import json
 import os
 import pathlib
 import re
-import signal
-import socket
 import subprocess
-import sys
-import sysconfig
 import tempfile
 import threading
 import time
 
-from federated.engine import worker_environment
+from federated.environment import (
+    await_port,
+    flower_environment,
+    flwr,
+    free_port,
+    running,
+    worker_environment,
+)
 
 _APP = """\
 [project]
@@ -48,7 +51,7 @@ default = "here"
 
 [superlink.here]
 address = "127.0.0.1:{port}"
-insecure = true
+{lines}
 """
 
 _COLORS = re.compile(r"\x1b\[[0-9;]*m")
@@ -56,6 +59,10 @@ _COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 class RunError(RuntimeError):
     """A run of Flower that did not end well; the message says why."""
+
+
+class LinkError(RunError):
+    """A run that ended because its SuperLink did."""
 
 
 def flower_run(run_config, num_clients, *, show=print):
@@ -81,100 +88,83 @@ def flower_run(run_config, num_clients, *, show=print):
     with tempfile.TemporaryDirectory(
         prefix="kerasreg-flower-", ignore_cleanup_errors=True
     ) as folder:
-        home, port = pathlib.Path(folder), _free_port()
-        environment = _environment(home)
-        (home / "config.toml").write_text(_CONNECTION.format(port=port))
-        app = home / "app"
-        app.mkdir()
-        (app / "kerasreg_run.py").write_text(_MODULE)
-        lines = [f"{key} = {json.dumps(v)}" for key, v in run_config.items()]
-        (app / "pyproject.toml").write_text(_APP + "\n".join(lines) + "\n")
+        home, port = pathlib.Path(folder), free_port()
+        environment = {**flower_environment(home), **worker_environment()}
+        connect(home, port)
+        app = write_app(home, run_config)
         with _superlink(port, home, environment) as superlink:
-            command = [*_flwr("run"), str(app), "here", "--stream"]
-            command += ["--federation-config", federation]
-            run, said = _stream(command, environment, show)
-            status, why = _wait(run, environment, superlink)
-    if status != "finished:completed":
-        raise RunError(f"The run ended as {status}: {_reason(why, said)}")
-
-
-def _flwr(*arguments):
-    return [os.path.join(sysconfig.get_path("scripts"), "flwr"), *arguments]
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _environment(home):
-    """What Flower's processes see: their own folder, these packages, no network."""
-    here = str(pathlib.Path(__file__).resolve().parents[1])
-    paths = [os.getcwd(), here, os.environ.get("PYTHONPATH", "")]
-    scripts = sysconfig.get_path("scripts")
-    local = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1,localhost"]))
-    return {
-        **os.environ,
-        **worker_environment(),
-        "FLWR_HOME": str(home),
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "NO_PROXY": local,
-        "no_proxy": local,
-        "PATH": os.pathsep.join([scripts, os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-    }
+            options = ["--federation-config", federation]
+            submit(app, environment, superlink, options, show=show)
 
 
 @contextlib.contextmanager
 def _superlink(port, home, environment):
-    """A SuperLink in a process that ends with the block, whatever happens in it."""
-    command = os.path.join(sysconfig.get_path("scripts"), "flower-superlink")
+    """A SuperLink that simulates, in a process that ends with the block."""
     arguments = ["--insecure", "--simulation", "--host", "127.0.0.1"]
     arguments += ["--port", str(port), "--disable-runtime-dependency-installation"]
     log = home / "superlink.log"
-    with _ended_by_sigterm():
-        with log.open("wb") as output:
-            superlink = subprocess.Popen(
-                [command, *arguments], stdout=output, stderr=output, env=environment
-            )
-        try:
-            _await_port(port, superlink, log)
+    with log.open("wb") as output:
+        settings = {"stdout": output, "stderr": output, "env": environment}
+        with running("superlink", arguments, **settings) as superlink:
+            if not await_port(port, superlink):
+                said = log.read_text()[-2000:]
+                raise RunError(f"Flower's SuperLink did not start:\n{said}")
             yield superlink
-        finally:
-            superlink.terminate()
-            try:
-                superlink.wait(20)
-            except subprocess.TimeoutExpired:
-                superlink.kill()
-                superlink.wait()
 
 
-@contextlib.contextmanager
-def _ended_by_sigterm():
-    """Have SIGTERM raise, so that what has begun is ended; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def connect(home, port, root_certificate=None):
+    """Write down how `flwr` reaches the SuperLink of this machine.
+
+    Args:
+        home: Path of the folder of Flower's settings.
+        port: The SuperLink's port.
+        root_certificate: Path of the certificate it is verified by; `None` for none.
+    """
+    secure = f"root-certificates = {json.dumps(root_certificate)}"
+    lines = "insecure = true" if root_certificate is None else secure
+    (home / "config.toml").write_text(_CONNECTION.format(port=port, lines=lines))
 
 
-def _await_port(port, superlink, log, seconds=60):
-    end = time.monotonic() + seconds
-    while superlink.poll() is None and time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        time.sleep(0.1)
-    raise RunError(f"Flower's SuperLink did not start:\n{log.read_text()[-2000:]}")
+def write_app(home, run_config):
+    """Write a Flower app that runs a task with kerasreg as it is installed here.
+
+    Args:
+        home: Path of the folder that the app's folder is made in.
+        run_config: Dict of `federated.server_app.serve`.
+
+    Returns:
+        The path of the app's folder.
+    """
+    app = home / "app"
+    app.mkdir(exist_ok=True)
+    (app / "kerasreg_run.py").write_text(_MODULE)
+    lines = [f"{key} = {json.dumps(v)}" for key, v in run_config.items()]
+    (app / "pyproject.toml").write_text(_APP + "\n".join(lines) + "\n")
+    return app
 
 
-def _stream(command, environment, show):
+def submit(app, environment, superlink, options=(), *, show=print):
+    """Submit a run to the SuperLink that `connect` names, and follow it to its end.
+
+    Args:
+        app: Path of the app's folder.
+        environment: Dict, see `federated.environment.flower_environment`.
+        superlink: `subprocess.Popen` of the SuperLink.
+        options: Further arguments of `flwr run`.
+        show: Function that is called with each line of progress.
+
+    Raises:
+        LinkError: If the SuperLink has died.
+        RunError: If the run did not complete.
+    """
+    command = [*flwr("run"), str(app), "here", "--stream", *options]
+    run, said = _stream(command, environment, show, superlink)
+    status, why = _wait(run, environment, superlink)
+    if status != "finished:completed":
+        raise RunError(f"The run ended as {status}: {_reason(why, said)}")
+
+
+def _stream(command, environment, show, superlink):
     """The id of a run that is started and followed to its end, and what it said."""
     run, said = None, []
     with subprocess.Popen(
@@ -184,6 +174,9 @@ def _stream(command, environment, show):
         stderr=subprocess.STDOUT,
         text=True,
     ) as child:
+        threading.Thread(
+            target=_ends_with, args=(child, superlink), daemon=True
+        ).start()
         try:
             for line in child.stdout or ():
                 text = _COLORS.sub("", line).rstrip()
@@ -194,9 +187,19 @@ def _stream(command, environment, show):
                     show(text)
         finally:
             child.terminate()
+    if superlink.poll() is not None:
+        raise LinkError("Flower's SuperLink has died")
     if run is None:
         raise RunError("`flwr run` did not start the run:\n" + "\n".join(said[-20:]))
     return run, said
+
+
+def _ends_with(child, superlink):
+    """End `flwr run`, which would wait for a SuperLink that has died."""
+    while child.poll() is None and superlink.poll() is None:
+        time.sleep(0.2)
+    if child.poll() is None:
+        child.terminate()
 
 
 def _wait(run, environment, superlink):
@@ -204,19 +207,20 @@ def _wait(run, environment, superlink):
 
     What follows the log may end before the run, and ends with status 0 if it failed.
     """
-    command = _flwr("list", "here", "--run-id", run, "--format", "json")
+    command = flwr("list", "here", "--run-id", run, "--format", "json")
     while superlink.poll() is None:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False
         )
         listed = re.search(r"^\{.*^\}", done.stdout, re.DOTALL | re.MULTILINE)
-        if listed is None:
+        if listed is not None:
+            (found,) = json.loads(listed.group())["runs"]
+            if found["status"].startswith("finished"):
+                return found["status"], found["status-details"]
+        elif superlink.poll() is None:
             return "unknown", done.stdout + done.stderr
-        (found,) = json.loads(listed.group())["runs"]
-        if found["status"].startswith("finished"):
-            return found["status"], found["status-details"]
         time.sleep(1.0)
-    return "unknown", "Flower's SuperLink has died"
+    raise LinkError("Flower's SuperLink has died")
 
 
 def _reason(details, said):

@@ -15,6 +15,7 @@ from federated.rounds import RoundError
 from federated.server import conduct, shown_of
 from federated.simulate import checked_strategy
 from federated.task import named_task, read_settings
+from kerasreg.layers import to_deterministic
 from kerasreg.regularizers.base import check_count
 
 app = ServerApp()
@@ -40,8 +41,10 @@ def serve(grid, run_config):
             which returns a `flwr.serverapp.strategy.Strategy`, and `evaluate`, see
             `federated.simulate`. `num-server-rounds`, `min-clients`, `timeout`,
             `epochs`, `batch-size`, `validation-split` and `seed` are numbers, `resume`
-            is true or false, and `checkpoint`, `model` and `history` are paths: of a
-            folder, of a `.keras` file and of a `.json` file that are written.
+            is true or false, and the others are paths of what is written: `checkpoint`
+            of a folder, `model` of a `.keras` file, `plain-model` of one that loads
+            without kerasreg (see `kerasreg.layers.to_deterministic`), `history` of a
+            `.json` file.
 
     Returns:
         A `federated.Result`.
@@ -88,12 +91,13 @@ def check_paths(run_config):
     """
     folder = run_config.get("checkpoint") or None
     checkpoint.check(folder, bool(run_config.get("resume")))
-    model = run_config.get("model") or ".keras"
-    if not model.endswith((".keras", ".h5")):
-        raise ValueError(
-            "Invalid value for `model`. Expected a path that ends in .keras. "
-            f"Received: model={model!r}"
-        )
+    for name in ("model", "plain-model"):
+        model = run_config.get(name) or ".keras"
+        if not model.endswith((".keras", ".h5")):
+            raise ValueError(
+                f"Invalid value for `{name}`. Expected a path that ends in .keras. "
+                f"Received: {name}={model!r}"
+            )
 
 
 def line_of(last, rounds):
@@ -111,6 +115,8 @@ def line_of(last, rounds):
 def _write(result, run_config):
     if run_config.get("model"):
         result.model.save(run_config["model"])
+    if run_config.get("plain-model"):
+        to_deterministic(result.model).save(run_config["plain-model"])
     if run_config.get("history"):
         text = json.dumps(result.history.to_json())
         pathlib.Path(run_config["history"]).write_text(text, encoding="utf-8")

@@ -85,13 +85,14 @@ def coefficient_path(x, y, count=40):
     return strengths, np.array(coefs)
 
 
-def main(arguments=None):
+def main(arguments=None, prog="python -m kerasreg.demo"):
     """Runs the comparison, prints it and writes the report.
 
     Args:
         arguments: Command line, by default the program's.
+        prog: Name of the command.
     """
-    options = _options(arguments)
+    options = _options(arguments, prog)
     start = time.perf_counter()
     x, y, names = breast_cancer()
     y = y[:, None]
@@ -121,10 +122,8 @@ def main(arguments=None):
     print(f"Report: {options.out} ({time.perf_counter() - start:.0f} s in all)")
 
 
-def _options(arguments):
-    parser = argparse.ArgumentParser(
-        prog="python -m kerasreg.demo", description=__doc__
-    )
+def _options(arguments, prog):
+    parser = argparse.ArgumentParser(prog, description=__doc__)
     out = Path("demo", "report.html")
     parser.add_argument("--out", type=Path, default=out, help="the report to write")
     parser.add_argument("--folds", type=int, default=5)

@@ -1,0 +1,1 @@
+"""A federation between machines: `kerasreg federated server` and `client`."""
