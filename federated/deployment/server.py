@@ -231,19 +231,17 @@ def _admit(nodes, state, environment, superlink):
         with contextlib.suppress(RunError):  # the database may be a new one
             _flwr(environment, superlink, "unregister", str(known[key]["id"]), "here")
         print(f"no longer admitted: {known.pop(key)['name']}", flush=True)
+        _write(file, known)
     for key, path in keys.items():
         if key not in known:
-            said = _flwr(
-                environment,
-                superlink,
-                "register",
-                str(path),
-                "here",
-                "--name",
-                path.stem,
-            )
+            name = ["--name", path.stem]
+            said = _flwr(environment, superlink, "register", str(path), "here", *name)
             known[key] = {"id": said["node-id"], "name": path.stem}
             print(f"admitted: {path.stem}", flush=True)
+            _write(file, known)
+
+
+def _write(file, known):
     unfinished = file.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(known, indent=1))
     os.replace(unfinished, file)

@@ -35,6 +35,7 @@ from federated.client_app import FAILED, answer, app
 from federated.task import load_task
 
 _KINDS = ("train", "evaluate", "query")
+_REFUSED = 4  # code of the error of a site that does not take part
 
 
 class Worker:
@@ -105,6 +106,7 @@ class Worker:
         print(what, flush=True)
         if reply.has_error():
             print(f"{what} failed: {reply.error.reason}", flush=True)
+            reply = _discreet(reply, message)
         else:
             print(f"{what} took {time.monotonic() - start:.1f} s", flush=True)
         return reply
@@ -123,7 +125,16 @@ class Worker:
             why = f"this site does not answer {kind!r}"
         else:
             return answer(app, message, context)
-        return Message(Error(FAILED, why), reply_to=message)
+        return Message(Error(_REFUSED, why), reply_to=message)
+
+
+def _discreet(reply, message):
+    """An error for the server, without its text, which may have data in it."""
+    if reply.error.code != FAILED:
+        return reply
+    kind = reply.error.reason.partition(":")[0]
+    why = f"{kind} (the site's own output says more)"
+    return Message(Error(FAILED, why), reply_to=message)
 
 
 def main():

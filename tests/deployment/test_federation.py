@@ -1,7 +1,4 @@
-"""A federation as compose.yaml starts it, as real processes on loopback: `make test-deploy`.
-
-TLS, authenticated nodes, and what goes wrong with them.
-"""
+"""A federation as compose.yaml starts it, as processes on loopback."""
 
 import contextlib
 import json
@@ -122,7 +119,9 @@ def test_a_run_and_who_is_refused(start, keys, tmp_path):
     clients = [federation.client(0), federation.client(1)]
     assert server.status() == 0, server.text
     last = federation.history()[-1]
-    assert last.number == 3 and sorted(last.clients) == [0, 1] and not last.errors
+    assert last.number == 3
+    assert sorted(last.clients) == [0, 1]
+    assert not last.errors
     assert all("took" in client.text for client in clients)
     # The same as in one process, bit for bit, and with the lasso's exact zeros.
     done = start(
@@ -163,7 +162,8 @@ def test_what_dies_comes_back(start, keys, tmp_path):
     rounds = federation.history()
     assert [r.number for r in rounds] == list(range(8))
     assert 1 in rounds[2].errors or 1 in rounds[3].errors
-    assert sorted(rounds[7].clients) == [0, 1] and not rounds[7].errors
+    assert sorted(rounds[7].clients) == [0, 1]
+    assert not rounds[7].errors
     assert all(client.process.poll() is None for client in clients)
     assert len(load_by_plain_keras(tmp_path / "plain.keras")) == 2
 
@@ -179,5 +179,6 @@ def test_a_worker_that_dies_is_replaced(start, keys, tmp_path):
     clients[1].wait_for("the worker ended: status -9", 30)
     assert server.status(300) == 0, server.text
     rounds = federation.history()
-    assert sorted(rounds[4].clients) == [0, 1] and not rounds[4].errors
+    assert sorted(rounds[4].clients) == [0, 1]
+    assert not rounds[4].errors
     assert [bool(r.clients) for r in rounds] == [False] + 4 * [True]

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from federated import launch
+from federated import environment, launch
 from federated.__main__ import in_process, main
 from federated.launch import RunError, flower_run
 
@@ -92,7 +92,7 @@ def fake(tmp_path, monkeypatch):
         script = tmp_path / "flwr.py"
         script.write_text(text)
         monkeypatch.setattr(
-            launch, "_flwr", lambda *a: [sys.executable, str(script), *a]
+            launch, "flwr", lambda *a: [sys.executable, str(script), *a]
         )
 
         @contextlib.contextmanager
@@ -131,7 +131,7 @@ def test_a_run_that_completed(fake):
 
 def test_the_superlink_can_be_started_from_any_thread():
     def use():
-        with launch._ended_by_sigterm():
+        with environment.ended_by_sigterm():
             return "done"
 
     with futures.ThreadPoolExecutor() as pool:
@@ -186,22 +186,22 @@ def test_the_app_it_runs_installs_nothing(fake, tmp_path):
 @pytest.mark.parametrize("how", ["error", "interrupt", "SIGTERM"])
 def test_the_superlink_always_ends(tmp_path, monkeypatch, how):
     """A stand-in for `flower-superlink` that listens and never ends by itself."""
-    command = tmp_path / "flower-superlink"
+    command = tmp_path / "superlink.py"
     command.write_text(
-        f"#!{sys.executable}\n"
         "import socket, sys, time\n"
         "port = int(sys.argv[sys.argv.index('--port') + 1])\n"
         "with socket.create_server(('127.0.0.1', port)):\n"
         "    time.sleep(100)\n"
     )
-    command.chmod(0o755)
-    monkeypatch.setattr(launch.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(environment, "CHILD", str(command))
     before = signal.getsignal(signal.SIGTERM)
     ends = {"error": OSError, "interrupt": KeyboardInterrupt, "SIGTERM": SystemExit}
     links = []
 
     def use():
-        with launch._superlink(launch._free_port(), tmp_path, dict(os.environ)) as link:
+        with launch._superlink(
+            environment.free_port(), tmp_path, dict(os.environ)
+        ) as link:
             links.append(link)
             assert link.poll() is None
             if how == "SIGTERM":
@@ -215,10 +215,9 @@ def test_the_superlink_always_ends(tmp_path, monkeypatch, how):
 
 
 def test_a_superlink_that_does_not_start(tmp_path, monkeypatch):
-    command = tmp_path / "flower-superlink"
-    command.write_text(f"#!{sys.executable}\nraise SystemExit('the port is taken')\n")
-    command.chmod(0o755)
-    monkeypatch.setattr(launch.sysconfig, "get_path", lambda name: str(tmp_path))
+    command = tmp_path / "superlink.py"
+    command.write_text("raise SystemExit('the port is taken')\n")
+    monkeypatch.setattr(environment, "CHILD", str(command))
     superlink = launch._superlink(1, tmp_path, dict(os.environ))
     with pytest.raises(RunError) as caught:
         superlink.__enter__()

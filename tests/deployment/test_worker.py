@@ -1,0 +1,67 @@
+"""What a site's worker answers, and what it keeps to itself."""
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+
+from federated.deployment.worker import Worker
+
+TASK = "tests.deployment.task"
+
+
+@pytest.fixture
+def worker():
+    return Worker(TASK, "127.0.0.1:1", b"secret")
+
+
+def ask(worker, kind, config=None, task=TASK):
+    content = RecordDict() if config is None else RecordDict({"config": config})
+    context = Context(
+        run_id=1,
+        node_id=1,
+        node_config={"partition-id": 0, "num-partitions": 2},
+        state=RecordDict(),
+        run_config={"task": task},
+    )
+    message = Message(content, dst_node_id=1, message_type=kind)
+    return worker._timed(message, context)
+
+
+@pytest.fixture(autouse=True)
+def _identified():
+    from federated.grids import identify
+
+    identify()
+
+
+def test_it_says_who_it_is(worker):
+    reply = ask(worker, "query")
+    assert dict(reply.content["config"]) == {"client": 0, "clients": 2}
+
+
+def test_another_task_is_refused(worker, capsys):
+    """The name of a module is the server's to choose; which one runs is the site's."""
+    reply = ask(worker, "query", task="os")
+    assert reply.error.reason == f"this site takes part in {TASK!r}, not in 'os'"
+    assert "query failed: this site takes part" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["train.hosted", "evaluate.hosted", "query.hosted"])
+def test_other_messages_are_refused(worker, kind):
+    """`hosted` would have it read a pickled task from a path that the server names."""
+    reply = ask(worker, kind, ConfigRecord({"task": "/tmp/evil"}))
+    assert reply.error.reason == f"this site does not answer {kind!r}"
+
+
+def test_the_text_of_an_error_stays_at_the_site(worker, capsys, monkeypatch):
+    from federated import client_app
+
+    def fail(context):
+        raise ValueError("patient 4711 is too old")
+
+    monkeypatch.setattr(client_app, "_node_app", fail)
+    reply = ask(worker, "train", ConfigRecord({"server-round": 3}))
+    assert reply.error.reason == "ValueError (the site's own output says more)"
+    out = capsys.readouterr().out
+    assert out == (
+        "round 3: train\nround 3: train failed: ValueError: patient 4711 is too old\n"
+    )
