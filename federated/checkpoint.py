@@ -72,15 +72,36 @@ def save(folder, rounds, seed):
         "strategies": [strategy_state(*each) for each in strategies],
         "clients": {str(k): v for k, v in rounds.grid.states.items()},
     }
-    arrays: dict[str, np.ndarray] = {}
-    text = json.dumps(encode(state, arrays))
     path = folder / f"round-{rounds.done:06d}.npz"
-    with _whole(path) as file:
-        np.savez(file, **{"state": np.array(text), **arrays})  # type: ignore
+    write(path, state)
     before = folder / f"round-{rounds.done - 1:06d}.npz"
     for other in _files(folder):
         if other not in (path, before):
             other.unlink()
+
+
+def write(path, state):
+    """Write what `encode` takes into a file, which is there whole or not at all.
+
+    Args:
+        path: `pathlib.Path`.
+        state: Dict or record.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    text = json.dumps(encode(state, arrays))
+    with _whole(path) as file:
+        np.savez(file, **{"state": np.array(text), **arrays})  # type: ignore
+
+
+def read(path):
+    """What `write` wrote.
+
+    Args:
+        path: `pathlib.Path`.
+    """
+    with np.load(path) as stored:
+        arrays = {k: stored[k] for k in stored.files if k != "state"}
+        return decode(json.loads(str(stored["state"])), arrays)
 
 
 def keep_account(folder, strategy):
@@ -184,9 +205,7 @@ def _newest(files):
     """The state in the newest file that can be read."""
     for path in reversed(files):
         try:
-            with np.load(path) as stored:
-                arrays = {k: stored[k] for k in stored.files if k != "state"}
-                return decode(json.loads(str(stored["state"])), arrays)
+            return read(path)
         except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             warnings.warn(f"{path} cannot be read: {error!r}", stacklevel=5)
     raise ValueError(

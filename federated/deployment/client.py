@@ -58,6 +58,11 @@ def _parser(prog):
         action="store_true",
         help="no encryption, no key: for this machine alone",
     )
+    parser.add_argument(
+        "--state",
+        metavar="FOLDER",
+        help="keeps layers that stay at the site (Personalized) over a restart",
+    )
     parser.add_argument("--verbose", action="store_true", help="Flower's log, too")
     return parser
 
@@ -79,6 +84,10 @@ def _take_part(options):
                 raise RuntimeError(_why_ended(node))
             worker = [sys.executable, "-m", "federated.deployment.worker"]
             worker += [str(os.getpid()), options.task, f"127.0.0.1:{port}", str(secret)]
+            if options.state:
+                folder = pathlib.Path(options.state).absolute()
+                folder.mkdir(parents=True, exist_ok=True)
+                worker.append(str(folder / "kept.npz"))
             _supervise(node, worker, environment, home)
 
 

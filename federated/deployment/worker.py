@@ -30,7 +30,7 @@ from flwr.supernode.runtime.run_clientapp import (
     push_task_output,
 )
 
-from federated import records
+from federated import checkpoint, records
 from federated.client_app import FAILED, answer, app
 from federated.task import load_task
 
@@ -45,10 +45,13 @@ class Worker:
         task: Name of the task's module.
         address: Host and port of the node's Runtime API.
         secret: Bytes that the node knows its worker by.
+        kept: Path of the file for the weights that stay at the site; `None` to have
+            them in memory alone.
     """
 
-    def __init__(self, task, address, secret):
+    def __init__(self, task, address, secret, kept=None):
         self._task = task
+        self._kept = kept
         self._address = address
         authentic = SuperExecAuthHttpInterceptor(
             master_secret=secret,
@@ -86,7 +89,9 @@ class Worker:
         context, status, why = None, "failed", "the worker ended"
         try:
             message, context, _, _ = pull_task_input(client)
+            self._restore(context)
             reply = self._timed(message, context)
+            self._keep(context)
             push_message(client, reply, context)
             status, why = "completed", ""
         except KeyboardInterrupt:  # Flower's sign that the run has ended
@@ -95,6 +100,15 @@ class Worker:
             push_task_output(client, context, status, why)
             if beating.is_running:
                 beating.stop()
+
+    def _restore(self, context):
+        """What Flower's node forgets when it ends."""
+        if self._kept and not context.state and self._kept.exists():
+            context.state = checkpoint.read(self._kept)
+
+    def _keep(self, context):
+        if self._kept and context.state:
+            checkpoint.write(self._kept, context.state)
 
     def _timed(self, message, context):
         """The answer, and a line of text about it."""
@@ -138,8 +152,8 @@ def _discreet(reply, message):
 
 
 def main():
-    """Work until the parent ends: `worker PARENT TASK ADDRESS SECRET`."""
-    parent, task, address, secret = sys.argv[1:]
+    """Work until the parent ends: `worker PARENT TASK ADDRESS SECRET [KEPT]`."""
+    parent, task, address, secret, *kept = sys.argv[1:]
     start_parent_process_monitor(int(parent))
     try:
         load_task(task)
@@ -148,7 +162,8 @@ def main():
             raise
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    worker = Worker(task, address, pathlib.Path(secret).read_bytes())
+    file = pathlib.Path(kept[0]) if kept else None
+    worker = Worker(task, address, pathlib.Path(secret).read_bytes(), file)
     print(f"ready to take part in {task}", flush=True)
     served = pathlib.Path(os.environ["KERASREG_SERVED"])
     with contextlib.suppress(KeyboardInterrupt):

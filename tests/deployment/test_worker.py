@@ -1,7 +1,8 @@
 """What a site's worker answers, and what it keeps to itself."""
 
+import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from federated.deployment.worker import Worker
 
@@ -65,3 +66,21 @@ def test_the_text_of_an_error_stays_at_the_site(worker, capsys, monkeypatch):
     assert out == (
         "round 3: train\nround 3: train failed: ValueError: patient 4711 is too old\n"
     )
+
+
+def test_what_stays_at_the_site_outlives_the_node(tmp_path):
+    """Flower keeps it in memory; a new node has an empty state."""
+    file = tmp_path / "kept.npz"
+    worker = Worker(TASK, "127.0.0.1:1", b"secret", file)
+    state = RecordDict({"personal": ArrayRecord({"w": Array(np.arange(3.0))})})
+    context = Context(1, 1, {}, state, {})
+    worker._keep(context)
+    other = Context(2, 2, {}, RecordDict(), {})
+    Worker(TASK, "127.0.0.1:1", b"secret", file)._restore(other)
+    assert other.state["personal"]["w"].numpy().tolist() == [0.0, 1.0, 2.0]
+    newer = RecordDict({"personal": ArrayRecord({"w": Array(np.zeros(3))})})
+    present = Context(3, 3, {}, newer, {})
+    worker._restore(present)
+    assert present.state["personal"]["w"].numpy().tolist() == [0.0, 0.0, 0.0]
+    Worker(TASK, "127.0.0.1:1", b"secret")._keep(context)  # nothing is written
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
