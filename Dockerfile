@@ -13,7 +13,8 @@ RUN python3 -m venv /opt/kerasreg
 ENV PATH=/opt/kerasreg/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY deploy/constraints.txt /build/
 WORKDIR /build
-# The pins are complete, so nothing is resolved. The CPU build of TensorFlow is the same
+# The pins are complete for the CPU (CUDA's own libraries follow TensorFlow's), so nothing
+# is resolved there. The CPU build of TensorFlow is the same
 # library without CUDA's kernels; what only compiling against it needs is left out.
 RUN case "$EXTRA" in \
       cpu) sed -e 's/^tensorflow==/tensorflow-cpu==/' -e '/^libclang==/d' \
@@ -53,7 +54,8 @@ ENV PATH=/opt/kerasreg/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib \
     TF_CPP_MIN_LOG_LEVEL=2 \
     TF_FORCE_GPU_ALLOW_GROWTH=true \
-    FLWR_TELEMETRY_ENABLED=0
+    FLWR_TELEMETRY_ENABLED=0 \
+    KERASREG_HEALTH=/tmp/kerasreg-health
 USER 10001:10001
 WORKDIR /tasks
 HEALTHCHECK --interval=30s --timeout=10s --start-period=2m \

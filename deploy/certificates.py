@@ -41,18 +41,17 @@ def main(arguments=None):
     """Make what is missing, and renew or remove what is asked for."""
     options = _parser().parse_args(arguments)
     folder = options.folder
-    for name in [*options.sites, *options.renew, *options.remove]:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name == "server":
-            sys.exit(
-                "Invalid name of a site. Expected letters, digits, - and _, and not "
-                f"`server`. Received: {name!r}"
-            )
+    certificate = folder / "server" / "server.crt"
+    _check(options, certificate)
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, ca = _authority(folder, options)
     server = folder / "server"
     (server / "nodes").mkdir(parents=True, exist_ok=True)
-    if options.renew_server or not (server / "server.crt").exists():
+    if options.renew_server or not certificate.exists():
         _server_certificate(server, options, ca_key, ca)
+    elif options.host and options.host != _hosts(certificate):
+        names = ", ".join(_hosts(certificate))
+        print(f"kept: {certificate} for {names}; --renew-server changes it")
     _write(server / "ca.crt", _pem(ca))
     for name in options.remove:
         (server / "nodes" / f"{name}.pub").unlink(missing_ok=True)
@@ -63,6 +62,24 @@ def main(arguments=None):
             _site(folder, name, ca, name in options.renew)
     if options.owner is not None:
         _give(folder, options.owner)
+
+
+def _check(options, certificate):
+    """End with what is wrong, before anything is made."""
+    for name in options.sites:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) or name == "server":
+            sys.exit(
+                "Invalid name of a site. Expected lower-case letters, digits and -, "
+                f"and not `server`. Received: {name!r}"
+            )
+    if options.days < 0:
+        sys.exit(f"Invalid value for --days. Received: {options.days}")
+    known = sorted(path.stem for path in options.folder.glob("server/nodes/*.pub"))
+    for name in [*options.renew, *options.remove]:
+        if name not in known:
+            sys.exit(f"There is no site {name!r}. Expected one of {known}.")
+    if not (options.host or _hosts(certificate)):
+        sys.exit("Expected --host: the name or address that sites reach the server by.")
 
 
 def _parser():
@@ -82,8 +99,8 @@ def _parser():
         "--owner", type=int, metavar="UID", help="who gets the folders of the machines"
     )
     parser.add_argument("--renew-server", action="store_true")
-    parser.add_argument("--renew", nargs="*", default=[], metavar="SITE")
-    parser.add_argument("--remove", nargs="*", default=[], metavar="SITE")
+    parser.add_argument("--renew", nargs="+", default=[], metavar="SITE")
+    parser.add_argument("--remove", nargs="+", default=[], metavar="SITE")
     return parser
 
 
@@ -112,10 +129,8 @@ def _authority(folder, options):
 
 def _server_certificate(server, options, ca_key, ca):
     hosts = options.host or _hosts(server / "server.crt")
-    if not hosts:
-        sys.exit("Expected --host: the name or address that sites reach the server by.")
     names: list[x509.GeneralName] = []
-    for host in dict.fromkeys([*hosts, *HERE]):
+    for host in [*hosts, *HERE]:
         try:
             names.append(x509.IPAddress(ipaddress.ip_address(host)))
         except ValueError:
@@ -147,7 +162,8 @@ def _hosts(file):
         return []
     certificate = x509.load_pem_x509_certificate(file.read_bytes())
     found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    return [str(n.value) for n in found.value if str(n.value) not in HERE]
+    names = [str(n.value) for n in found.value]
+    return names[: -len(HERE)]  # which come last
 
 
 def _site(folder, name, ca, renew):

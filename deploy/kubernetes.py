@@ -5,8 +5,9 @@ r"""Render deploy/kubernetes.yaml, with the Secrets of a folder of certificates.
     python deploy/kubernetes.py certs --image registry.example.org/kerasreg:cpu \\
         --task my_package.task | kubectl apply -f -
 
-`--only SITE` renders what one site needs in a cluster of its own, and `--only server`
-the server's part. What is printed holds private keys: do not keep it in a repository.
+`--only SITE --server HOST:PORT` renders what one site needs in a cluster of its own,
+and `--only server` the server's part. Sites are numbered in the order of their names.
+What is printed holds private keys: do not keep it in a repository.
 """
 
 import argparse
@@ -31,7 +32,8 @@ def _parser():
     parser.add_argument("--image", required=True)
     parser.add_argument("--task", default="federated.example")
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--server", default="kerasreg-server:8000")
+    parser.add_argument("--min-clients", type=int, default=1)
+    parser.add_argument("--server", metavar="HOST:PORT", help="kerasreg-server:8000")
     parser.add_argument("--gpus", type=int, default=0, help="of each site")
     parser.add_argument("--only", metavar="NAME", help="a site, or server")
     return parser
@@ -47,13 +49,16 @@ def render(options):
     sites = [path.stem for path in nodes]
     if options.only not in (None, "server", *sites):
         raise SystemExit(f"There is no site {options.only!r}. Expected one of {sites}.")
+    if options.only in sites and not options.server:
+        raise SystemExit("Expected --server: where the site's own cluster finds it.")
     text = (HERE / "kubernetes.yaml").read_text()
     *server, site = text.split("\n---\n")
     common = {
         "IMAGE": json.dumps(options.image),
         "TASK": json.dumps(options.task),
         "ROUNDS": str(options.rounds),
-        "SERVER": options.server,
+        "MIN_CLIENTS": str(options.min_clients),
+        "SERVER": options.server or "kerasreg-server:8000",
         "CLIENTS": str(len(sites)),
     }
     parts = []
@@ -69,15 +74,11 @@ def render(options):
         if options.only in (None, name):
             folder = options.folder / name
             files = [folder / "ca.crt", folder / "node.key"]
-            parts.append(_secret(f"kerasreg-{_lower(name)}", files))
+            parts.append(_secret(f"kerasreg-{name}", files))
             gpu = f', nvidia.com/gpu: "{options.gpus}"' if options.gpus else ""
-            own = {"SITE": _lower(name), "CLIENT": str(number), "GPU": gpu}
+            own = {"SITE": name, "CLIENT": str(number), "GPU": gpu}
             parts.append(string.Template(site).substitute(common, **own))
     return "\n---\n".join(part.strip("\n") for part in parts) + "\n"
-
-
-def _lower(name):
-    return name.lower().replace("_", "-")
 
 
 def _secret(name, files):

@@ -13,7 +13,8 @@ check() { # check WORDS ARGUMENT...: the command succeeds and says the words
   echo "$said"
   grep -qF -- "$words" <<<"$said" || { echo "failed: no \"$words\""; exit 1; }
 }
-check "10001; the root file system is read-only" doctor --require-extra federated
+check "10001; the root file system is read-only" doctor --require-extra federated \
+  --require-extra bayes --require-extra viz --require-extra select --require-extra tune
 check "Report: /tmp/report.html" demo --out /tmp/report.html --folds 3 --epochs 10
 check "2 rounds" federated simulate federated.example --clients 2 --rounds 2
 if "${run[@]}" doctor --require-gpu; then

@@ -22,6 +22,7 @@ from federated.task import named_task
 from federated.trainer import Trainer
 
 FAILED = 1  # code of the errors of single clients
+REFUSED = 4  # of a site that does not take part, until somebody changes that
 
 
 def make_client_app(task):
@@ -289,5 +290,8 @@ def answer(app, message, context):
     try:
         return app(message, context)
     except Exception as error:
-        where = plain(traceback.format_exception_only(error)[-1].strip())
+        # Not the notes of an exception, which Python would print behind it.
+        lines = traceback.TracebackException(type(error), error, None)
+        lines.__notes__ = None
+        where = plain("".join(lines.format_exception_only()).strip())
         return Message(Error(code=FAILED, reason=where), reply_to=message)

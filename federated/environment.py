@@ -102,7 +102,7 @@ def await_port(port, child, seconds=60):
 
 
 @contextlib.contextmanager
-def running(program, arguments, **settings):
+def running(program, arguments, public=("", ""), **settings):
     """Flower's SuperLink or SuperNode as a child that ends with the block.
 
     It ends with this process, too, even if that is killed.
@@ -110,21 +110,44 @@ def running(program, arguments, **settings):
     Args:
         program: `"superlink"` or `"supernode"`, see `federated/child.py`.
         arguments: List of strings, of Flower's command.
+        public: Host and port where a SuperLink serves nodes, once `admit` is called.
         **settings: Of `subprocess.Popen`.
     """
+    host, port = map(str, public)
     # -P: a script's own folder would come before installed packages.
-    command = [sys.executable, "-P", CHILD, str(os.getpid()), program, *arguments]
+    command = [sys.executable, "-P", CHILD, program, host, port, *arguments]
     with ended_by_sigterm():
-        child = subprocess.Popen(command, **settings)
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, **settings)
         try:
             yield child
         finally:
-            child.terminate()
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            end(child)
+
+
+def admit(superlink):
+    """Let nodes come to a SuperLink.
+
+    Args:
+        superlink: What `running` gave.
+    """
+    with contextlib.suppress(BrokenPipeError):
+        superlink.stdin.write("open\n")
+        superlink.stdin.flush()
+
+
+def end(child, seconds=20):
+    """End a child process, which has some time to do it by itself.
+
+    Args:
+        child: `subprocess.Popen`.
+        seconds: How long to wait.
+    """
+    child.terminate()
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
 
 
 @contextlib.contextmanager

@@ -181,9 +181,10 @@ def _stream(command, environment, show, superlink):
             for line in child.stdout or ():
                 text = _COLORS.sub("", line).rstrip()
                 said.append(text)
-                if found := re.search(r"started run (\d+)", text):
+                found = re.search(r"started run (\d+)", text)
+                if found and run is None:  # not what a client's error says
                     run = found.group(1)
-                elif re.match(r"round \d+/\d+ ", text):
+                elif re.match(r"round \d+/\d+ |waiting: ", text):
                     show(text)
         finally:
             child.terminate()

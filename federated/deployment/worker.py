@@ -8,13 +8,16 @@ gives them to `federated.client_app`. The code that came with the run stays wher
 import contextlib
 import os
 import pathlib
+import re
 import sys
+import threading
 import time
+import traceback
 
+import numpy as np
 from flwr.app import Message
 from flwr.app.error import Error
 from flwr.proto.runtime_pb2 import AcquireTaskRequest  # the API has no public client
-from flwr.supercore.app_utils import start_parent_process_monitor
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import (
@@ -31,11 +34,10 @@ from flwr.supernode.runtime.run_clientapp import (
 )
 
 from federated import checkpoint, records
-from federated.client_app import FAILED, answer, app
-from federated.task import load_task
+from federated.client_app import FAILED, REFUSED, answer, app
+from federated.task import load_task, named_task
 
 _KINDS = ("train", "evaluate", "query")
-_REFUSED = 4  # code of the error of a site that does not take part
 
 
 class Worker:
@@ -51,6 +53,7 @@ class Worker:
 
     def __init__(self, task, address, secret, kept=None):
         self._task = task
+        self._epochs = load_task(task).epochs
         self._kept = kept
         self._address = address
         authentic = SuperExecAuthHttpInterceptor(
@@ -104,20 +107,29 @@ class Worker:
     def _restore(self, context):
         """What Flower's node forgets when it ends."""
         if self._kept and not context.state and self._kept.exists():
-            context.state = checkpoint.read(self._kept)
+            try:
+                context.state = checkpoint.read(self._kept)["state"]
+            except Exception as error:  # whatever a file can be
+                aside = self._kept.with_suffix(".unreadable")
+                self._kept.rename(aside)
+                print(f"{aside} cannot be read: {error!r}", flush=True)
 
     def _keep(self, context):
         if self._kept and context.state:
-            checkpoint.write(self._kept, context.state)
+            try:
+                kept = {"task": self._task, "state": context.state}
+                checkpoint.write(self._kept, kept)
+            except OSError as error:
+                print(f"{self._kept} cannot be written: {error}", flush=True)
 
     def _timed(self, message, context):
         """The answer, and a line of text about it."""
         start = time.monotonic()
-        reply = self.reply(message, context)
         config = message.content.get(records.CONFIG, {})
         which = f"round {config[records.ROUND]}: " if records.ROUND in config else ""
         what = f"{which}{message.metadata.message_type}"
         print(what, flush=True)
+        reply = self.reply(message, context)
         if reply.has_error():
             print(f"{what} failed: {reply.error.reason}", flush=True)
             reply = _discreet(reply, message)
@@ -133,13 +145,20 @@ class Worker:
             context: `flwr.app.Context` of the node.
         """
         task, kind = context.run_config.get("task"), message.metadata.message_type
+        config = message.content.get(records.CONFIG, {})
+        epochs = np.max(config.get(records.EPOCHS, 0), initial=0)
         if task != self._task:
             why = f"this site takes part in {self._task!r}, not in {task!r}"
         elif kind.partition(".")[0] not in _KINDS or kind.endswith(".hosted"):
             why = f"this site does not answer {kind!r}"
+        elif epochs > self._epochs:
+            why = f"this site trains {self._epochs} epochs a round, not {epochs}"
         else:
+            # Not the settings that a run can have: how much of what it trains on is
+            # the site's own affair.
+            context.run_config = {"task": self._task}
             return answer(app, message, context)
-        return Message(Error(_REFUSED, why), reply_to=message)
+        return Message(Error(REFUSED, why), reply_to=message)
 
 
 def _discreet(reply, message):
@@ -147,32 +166,51 @@ def _discreet(reply, message):
     if reply.error.code != FAILED:
         return reply
     kind = reply.error.reason.partition(":")[0]
+    kind = kind if re.fullmatch(r"[\w.]+", kind) else "Error"
     why = f"{kind} (the site's own output says more)"
     return Message(Error(FAILED, why), reply_to=message)
 
 
+def _check(task, client, clients):
+    """Raise what keeps the site from taking part: its model and its data are made."""
+    checked = named_task({"task": task}, clients)
+    checked.model()
+    checked.data(client)
+
+
+def _end_with_parent():
+    """End with the command that started this process, in whatever it is doing."""
+    sys.stdin.read()
+    os._exit(1)
+
+
 def main():
-    """Work until the parent ends: `worker PARENT TASK ADDRESS SECRET [KEPT]`."""
-    parent, task, address, secret, *kept = sys.argv[1:]
-    start_parent_process_monitor(int(parent))
-    try:
-        load_task(task)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, ImportError) and error.name != task:
-            raise
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+    """Work until the parent ends: `TASK CLIENT CLIENTS ADDRESS SECRET [KEPT]`."""
+    task, client, clients, address, secret, *kept = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     file = pathlib.Path(kept[0]) if kept else None
+    try:
+        _check(task, int(client), int(clients))
+        if file and file.exists() and checkpoint.read(file)["task"] != task:
+            raise ValueError(f"{file} has what was kept for another task")
+    except Exception as error:  # whatever the task's own code raises
+        traceback.print_exception(error)
+        return 1
     worker = Worker(task, address, pathlib.Path(secret).read_bytes(), file)
-    print(f"ready to take part in {task}", flush=True)
+    print(f"{task} and its data are loaded", flush=True)
     served = pathlib.Path(os.environ["KERASREG_SERVED"])
-    with contextlib.suppress(KeyboardInterrupt):
-        while os.getppid() == int(parent):
+    served.with_name("ready").touch()
+    while True:
+        try:
             if worker.work():
                 served.touch()
             else:
                 time.sleep(0.2)
-    return 130
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:  # a node that has gone, and its message with it
+            print(f"no answer to a message: {error!r}", flush=True)
+            time.sleep(1.0)
 
 
 if __name__ == "__main__":

@@ -170,6 +170,10 @@ def test_a_site_s_own_key_is_left_alone(certs):
         (["--sites", "a"], "Expected --host: the name or address"),
         (["--host", "x", "--sites", "../a"], "Received: '../a'"),
         (["--host", "x", "--sites", "server"], "Received: 'server'"),
+        (["--host", "x", "--sites", "Berlin"], "Received: 'Berlin'"),
+        (["--host", "x", "--sites", "a-"], "Received: 'a-'"),
+        (["--host", "x", "--renew", "a"], "There is no site 'a'. Expected one of []."),
+        (["--host", "x", "--renew"], "expected at least one argument"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):
@@ -177,6 +181,27 @@ def test_bad_input(tmp_path, arguments, message):
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "certs").exists()
+
+
+@pytest.mark.parametrize("action", ["--renew", "--remove"])
+def test_a_name_that_is_misspelt(certs, action):
+    before = contents(certs)
+    done = make(certs, action, "berlin")
+    assert done.returncode == 1
+    assert "There is no site 'berlin'. Expected one of ['a', 'b']." in done.stderr
+    assert contents(certs) == before
+
+
+def test_another_host_is_not_forgotten_silently(certs):
+    done = make(certs, "--host", "other.org")
+    assert "kept: " in done.stdout
+    assert "for fl.example.org, 10.0.0.5; --renew-server changes it" in done.stdout
+
+
+def test_a_server_of_this_machine_alone(tmp_path):
+    assert make(tmp_path / "c", "--host", "127.0.0.1", "--sites", "a").returncode == 0
+    assert make(tmp_path / "c", "--renew-server").returncode == 0
 
 
 def test_without_the_authority_s_key(certs):

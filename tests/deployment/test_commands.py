@@ -1,12 +1,16 @@
 """What the commands of a federation say to wrong arguments, before anything starts."""
 
-import json
 import shutil
+import socket
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from federated.deployment import client, server
-from federated.launch import LinkError, RunError
+from federated.launch import LinkError
+from tests.deployment.processes import ROOT
 
 SITE = ["task", "--client", "0", "--clients", "2"]
 
@@ -58,7 +62,8 @@ def test_a_site_without_a_file(folder, capsys, name):
     )
 
 
-def test_a_server_without_sites(folder, capsys):
+def test_a_server_without_sites(folder, capsys, monkeypatch):
+    monkeypatch.setattr(server, "_check_date", lambda path: None)
     shutil.rmtree(folder / "nodes")
     assert failure(server, ["task", "--certificates", "."], capsys) == (
         "Expected the public key of at least one site in --certificates. Received: no "
@@ -100,93 +105,92 @@ def test_numbers_of_a_site(folder, capsys, number, of):
 
 def test_all_that_a_run_is_told(folder):
     line = (
-        "task --rounds 3 --epochs 2 --batch-size 8 --validation-split 0.5 --seed 4 "
-        "--min-clients 2 --timeout 9 --model out/a.keras --history h.json --insecure"
+        "task --rounds 3 --min-clients 2 --timeout 9 --model out/a.keras "
+        "--plain-model b.keras --history h.json --insecure"
     )
     options = server._parser("").parse_args(line.split())
+    (folder / "state").mkdir()
     assert server._run_config(options, folder / "state") == {
         "task": "task",
         "num-server-rounds": 3,
         "checkpoint": str(folder / "state" / "run"),
         "resume": True,
-        "epochs": 2,
-        "batch-size": 8,
-        "validation-split": 0.5,
-        "seed": 4,
         "min-clients": 2,
         "timeout": 9.0,
         "model": str(folder / "out" / "a.keras"),
+        "plain-model": str(folder / "b.keras"),
         "history": str(folder / "h.json"),
     }
     assert (folder / "out").is_dir()
 
 
-class Flwr:
-    """Stands in for `flwr supernode`, and keeps what it was asked."""
-
-    def __init__(self, monkeypatch):
-        self.asked, self.next_id, self.fails = [], 100, ()
-        monkeypatch.setattr(server, "_flwr", self)
-        monkeypatch.setattr(server.shutil, "which", lambda *a, **k: "flwr")
-
-    def __call__(self, environment, superlink, action, what, *rest):
-        self.asked.append((action, what.rpartition("/")[2]))
-        if self.asked[-1][1] in self.fails:
-            raise RunError("no")
-        self.next_id += action == "register"
-        return {"success": True, "node-id": self.next_id - 1}
-
-
-@pytest.fixture
-def admit(tmp_path, monkeypatch):
-    flwr, nodes = Flwr(monkeypatch), tmp_path / "nodes"
-    nodes.mkdir()
-
-    def admit(**keys):
-        for path in nodes.glob("*.pub"):
-            path.unlink()
-        for name, key in keys.items():
-            (nodes / f"{name}.pub").write_text(f"ssh-ecdsa {key} {name}\n")
-        flwr.asked.clear()
-        server._admit(nodes, tmp_path, {"PATH": ""}, None)
-        return flwr.asked
-
-    admit.flwr, admit.file = flwr, tmp_path / "nodes.json"
-    return admit
+def test_outputs_that_could_not_be_written(folder, capsys):
+    """Before all rounds, not after them."""
+    (folder / "folder.keras").mkdir()
+    (folder / "file").touch()
+    for path, why in [
+        ("folder.keras", "Is a directory: folder.keras"),
+        ("file/model.keras", "File exists: file/model.keras"),
+        ("/proc/model.keras", "No such file or directory: /proc/model.keras"),
+    ]:
+        assert failure(server, ["task", "--insecure", "--model", path], capsys) == (
+            "Invalid value for --model. Expected the path of a file that can be "
+            f"written. Received: {why}"
+        )
 
 
-def test_who_is_admitted(admit):
-    assert admit(a="K1", b="K2") == [("register", "a.pub"), ("register", "b.pub")]
-    assert admit(a="K1", b="K2") == []
-    assert admit(a="K1") == [("unregister", "101")]
-    assert admit(a="K3") == [("unregister", "100"), ("register", "a.pub")]
-    assert json.loads(admit.file.read_text()) == {
-        "ssh-ecdsa K3": {"id": 102, "name": "a"}
-    }
+def test_a_state_of_another_task(folder, capsys, monkeypatch):
+    """Its model would be taken for this one's."""
+    monkeypatch.setattr(server, "_run", lambda *a: None)
+    assert server.main(["task", "--insecure"]) == 0
+    assert server.main(["task", "--insecure", "--rounds", "20"]) == 0
+    assert failure(server, ["other", "--insecure"], capsys) == (
+        "Invalid value for --state. Expected a new folder for 'other'. Received: "
+        f"{folder / 'state'}, which has a run of 'task'"
+    )
+    assert (folder / "state").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_name_or_comment_is_not_the_key(admit):
-    admit(a="K1")
-    assert admit(renamed="K1") == []
+def test_a_state_that_another_server_uses(folder, capsys, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        server,
+        "_run",
+        lambda *a: seen.append(failure(server, ["task", "--insecure"], capsys)),
+    )
+    assert server.main(["task", "--insecure"]) == 0
+    assert seen == [
+        "Invalid value for --state. Expected a folder that no other server uses now. "
+        f"Received: {folder / 'state'}"
+    ]
+    monkeypatch.setattr(server, "_run", lambda *a: None)
+    assert server.main(["task", "--insecure"]) == 0  # it is free again
 
 
-def test_who_could_not_be_admitted_is_not_known(admit):
-    admit.flwr.fails = ("b.pub",)
-    with pytest.raises(RunError):
-        admit(a="K1", b="K2")
-    admit.flwr.fails = ()
-    assert admit(a="K1", b="K2") == [("register", "b.pub")]  # and not the first again
+@pytest.mark.parametrize("days", [0, 10, 300])
+def test_the_date_of_a_certificate(tmp_path, capsys, days):
+    script = ROOT / "deploy" / "certificates.py"
+    command = [sys.executable, script, tmp_path / "certs", "--host", "x"]
+    subprocess.run([*command, "--sites", "a", "--days", str(days)], check=True)
+    path = tmp_path / "certs" / "server" / "server.crt"
+    capsys.readouterr()
+    if days == 0:
+        with pytest.raises(ValueError, match=r"expired on .*--renew-server makes"):
+            server._check_date(path)
+    else:
+        server._check_date(path)
+    assert ("expires on" in capsys.readouterr().out) is (days == 10)
 
 
 def deaths(monkeypatch, tmp_path, rounds):
     """Serve with a SuperLink that dies after so many rounds each time."""
     ran = []
 
-    def run(options, arguments, environment, app, state):
+    def run(options, arguments, environment, app):
         if len(ran) == len(rounds):
             return
         ran.append(1)
-        folder = state / "run"
+        folder = tmp_path / "state" / "run"
         folder.mkdir(exist_ok=True)
         done = len(list(folder.iterdir()))
         for number in range(done, done + rounds[len(ran) - 1]):
@@ -209,15 +213,51 @@ def test_one_that_dies_of_itself_is_not(monkeypatch, tmp_path, capsys):
     assert capsys.readouterr().err == "failed: Flower's SuperLink has died\n"
 
 
-def test_a_new_database_knows_nobody(monkeypatch, tmp_path):
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "nodes.json").write_text("{}")
-    monkeypatch.setattr(server, "_run", lambda *a: None)
-    monkeypatch.chdir(tmp_path)
-    (state / "superlink.db").touch()
-    assert server.main(["task", "--insecure"]) == 0
-    assert (state / "nodes.json").exists()
-    (state / "superlink.db").unlink()
-    assert server.main(["task", "--insecure"]) == 0
-    assert not (state / "nodes.json").exists()
+@pytest.mark.parametrize("address", ["host", ":80", "host:", "host:port", "h:123456"])
+def test_the_address_of_a_server(address, capsys):
+    with pytest.raises(SystemExit):
+        client.main([*SITE, "--insecure", "--server", address])
+    assert f"expected HOST:PORT, received {address!r}" in capsys.readouterr().err
+
+
+def options_of(*arguments):
+    return client._parser("").parse_args([*SITE, *arguments])
+
+
+def test_a_server_that_is_away_is_waited_for(monkeypatch, capsys):
+    answers = iter([ConnectionRefusedError(111, "refused")] * 2 + [OSError("x"), None])
+
+    def ask(host, port, options):
+        if error := next(answers):
+            raise error
+
+    monkeypatch.setattr(client, "_ask", ask)
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    client._reach(options_of("--insecure", "--server", "[::1]:80"))
+    assert capsys.readouterr().out == (
+        "waiting for [::1]:80: refused\nwaiting for [::1]:80: x\n"
+    )
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_server_that_speaks_otherwise(tls, folder):
+    """TLS against a plain server, and the other way round: both end at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer():
+            with listener.accept()[0] as link:
+                link.recv(100)
+                link.sendall(
+                    b"\x15\x03\x03\x00\x02\x02\x46" if not tls else b"HTTP/1.1 400\r\n"
+                )
+
+        threading.Thread(target=answer, daemon=True).start()
+        more = ["--insecure"]
+        if tls:
+            script = ROOT / "deploy" / "certificates.py"
+            command = [sys.executable, script, "c", "--host", "x", "--sites", "a"]
+            subprocess.run(command, check=True)
+            more = ["--certificates", "c/a"]
+        with pytest.raises(client.Refused, match=address):
+            client._reach(options_of("--server", address, *more))

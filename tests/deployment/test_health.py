@@ -31,6 +31,13 @@ def test_one_that_is_not_well(file, capsys):
     assert capsys.readouterr().err.startswith("not well for 6")
 
 
+def test_nobody_asks(file, monkeypatch):
+    monkeypatch.delenv("KERASREG_HEALTH")
+    with health.reporting(lambda: True):
+        assert health.main() == 0
+    assert not file.exists()
+
+
 def test_it_does_not_import_tensorflow():
     """A container asks every 30 seconds."""
     import subprocess

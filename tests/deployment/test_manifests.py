@@ -63,7 +63,7 @@ def test_compose_asks_for_gpus():
 def certs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keys") / "certs"
     script = ROOT / "deploy" / "certificates.py"
-    arguments = ["--host", "kerasreg-server", "--sites", "Berlin", "os_lo"]
+    arguments = ["--host", "kerasreg-server", "--sites", "berlin", "oslo"]
     subprocess.run([sys.executable, script, folder, *arguments], check=True)
     return folder
 
@@ -88,8 +88,8 @@ def test_kubernetes_runs_commands_that_there_are(certs):
         ("Job", "kerasreg-server"),
         ("Secret", "kerasreg-berlin"),
         ("Deployment", "kerasreg-berlin"),
-        ("Secret", "kerasreg-os-lo"),
-        ("Deployment", "kerasreg-os-lo"),
+        ("Secret", "kerasreg-oslo"),
+        ("Deployment", "kerasreg-oslo"),
     ]
     specs = [o.get("spec", {}) for o in found]
     pods = [spec["template"]["spec"] for spec in specs if "template" in spec]
@@ -106,11 +106,14 @@ def test_kubernetes_runs_commands_that_there_are(certs):
 
 
 def test_kubernetes_for_one_site(certs):
-    found = list(yaml.safe_load_all(rendered(certs, "--only", "os_lo")))
+    found = list(
+        yaml.safe_load_all(rendered(certs, "--only", "oslo", "--server", "fl.org:8000"))
+    )
     assert [o["kind"] for o in found] == ["Secret", "Deployment"]
     assert set(found[0]["data"]) == {"ca.crt", "node.key"}
     args = found[1]["spec"]["template"]["spec"]["containers"][0]["args"]
     assert "--client=1" in args
+    assert "--server=fl.org:8000" in args
     assert "--clients=2" in args
 
 
@@ -118,6 +121,11 @@ def tool(name):
     """The path of a program that `make test-deploy` installs where it can."""
     path = shutil.which(name, path=sysconfig.get_path("scripts"))
     return path or pytest.skip(f"{name} is not installed")
+
+
+def test_a_site_elsewhere_must_be_told_where_the_server_is(certs):
+    with pytest.raises(subprocess.CalledProcessError):
+        rendered(certs, "--only", "oslo")
 
 
 @pytest.mark.deploy

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
+from federated import checkpoint
 from federated.deployment.worker import Worker
 
 TASK = "tests.deployment.task"
@@ -53,19 +54,62 @@ def test_other_messages_are_refused(worker, kind):
     assert reply.error.reason == f"this site does not answer {kind!r}"
 
 
-def test_the_text_of_an_error_stays_at_the_site(worker, capsys, monkeypatch):
+def with_note(error, note):
+    error.add_note(note)
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("patient 4711 is too old"), "ValueError"),
+        (with_note(ValueError("bad"), "patient 4711: too old"), "ValueError"),
+        (KeyError("patient 4711"), "KeyError"),
+        (SyntaxError("patient 4711"), "SyntaxError"),
+        (ValueError(), "ValueError"),
+        (type("patient 4711", (Exception,), {"__module__": "a"})("x"), "Error"),
+    ],
+)
+def test_the_text_of_an_error_stays_at_the_site(worker, monkeypatch, error, kind):
+    from federated import client_app
+
+    def fail(context):
+        raise error
+
+    monkeypatch.setattr(client_app, "_node_app", fail)
+    reply = ask(worker, "train", ConfigRecord({"server-round": 3}))
+    assert reply.error.reason == f"{kind} (the site's own output says more)"
+
+
+def test_the_site_itself_can_read_it(worker, monkeypatch, capsys):
     from federated import client_app
 
     def fail(context):
         raise ValueError("patient 4711 is too old")
 
     monkeypatch.setattr(client_app, "_node_app", fail)
-    reply = ask(worker, "train", ConfigRecord({"server-round": 3}))
-    assert reply.error.reason == "ValueError (the site's own output says more)"
-    out = capsys.readouterr().out
-    assert out == (
+    ask(worker, "train", ConfigRecord({"server-round": 3}))
+    assert capsys.readouterr().out == (
         "round 3: train\nround 3: train failed: ValueError: patient 4711 is too old\n"
     )
+
+
+def test_settings_are_the_site_s_own(worker, monkeypatch):
+    """By a split that leaves one example, a server could read it off the weights."""
+    from federated import client_app
+
+    seen = []
+    monkeypatch.setattr(client_app, "_node_app", lambda c: seen.append(c.run_config))
+    context = Context(1, 1, {"partition-id": 0, "num-partitions": 2}, RecordDict(), {})
+    context.run_config = {"task": TASK, "validation-split": 0.99, "epochs": 1000}
+    message = Message(RecordDict(), dst_node_id=1, message_type="train")
+    worker.reply(message, context)
+    assert seen == [{"task": TASK}]
+
+
+def test_more_epochs_than_the_task_has_are_refused(worker):
+    reply = ask(worker, "train", ConfigRecord({"server-round": 1, "epochs": [2, 50]}))
+    assert reply.error.reason == "this site trains 2 epochs a round, not 50"
 
 
 def test_what_stays_at_the_site_outlives_the_node(tmp_path):
@@ -75,6 +119,7 @@ def test_what_stays_at_the_site_outlives_the_node(tmp_path):
     state = RecordDict({"personal": ArrayRecord({"w": Array(np.arange(3.0))})})
     context = Context(1, 1, {}, state, {})
     worker._keep(context)
+    assert checkpoint.read(file)["task"] == TASK
     other = Context(2, 2, {}, RecordDict(), {})
     Worker(TASK, "127.0.0.1:1", b"secret", file)._restore(other)
     assert other.state["personal"]["w"].numpy().tolist() == [0.0, 1.0, 2.0]
@@ -84,3 +129,21 @@ def test_what_stays_at_the_site_outlives_the_node(tmp_path):
     assert present.state["personal"]["w"].numpy().tolist() == [0.0, 0.0, 0.0]
     Worker(TASK, "127.0.0.1:1", b"secret")._keep(context)  # nothing is written
     assert [path.name for path in tmp_path.iterdir()] == ["kept.npz"]
+
+
+def test_a_file_that_cannot_be_read_is_put_aside(tmp_path, capsys):
+    file = tmp_path / "kept.npz"
+    file.write_text("cut off")
+    context = Context(1, 1, {}, RecordDict(), {})
+    Worker(TASK, "127.0.0.1:1", b"secret", file)._restore(context)
+    assert not context.state
+    assert (tmp_path / "kept.unreadable").read_text() == "cut off"
+    assert "cannot be read" in capsys.readouterr().out
+
+
+def test_a_disk_that_is_full_does_not_end_the_site(tmp_path, capsys):
+    file = tmp_path / "missing" / "kept.npz"
+    state = RecordDict({"personal": ArrayRecord({"w": Array(np.arange(3.0))})})
+    worker = Worker(TASK, "127.0.0.1:1", b"secret", file)
+    worker._keep(Context(1, 1, {}, state, {}))
+    assert "cannot be written" in capsys.readouterr().out
