@@ -14,6 +14,7 @@ import numpy as np
 from kerasreg.layers import DropConnectDense
 
 BATCH = 128
+NETS = pathlib.Path(__file__).with_name("nets.npz")
 
 
 def none():
@@ -81,13 +82,35 @@ def summary(runs, labels):
     }
 
 
+def kept(runs):
+    """The nets of an earlier run that was interrupted, by their test probabilities."""
+    if NETS.exists():
+        with np.load(NETS) as stored:
+            for hidden, done in runs.items():
+                probabilities = stored[hidden.__name__].astype("float32")
+                seconds = stored[f"{hidden.__name__}_seconds"]
+                done += zip(probabilities, seconds.tolist(), strict=True)
+    return runs
+
+
+def keep(runs):
+    """Write down what `kept` reads."""
+    arrays = {}
+    for hidden, done in runs.items():
+        arrays[hidden.__name__] = np.array([p for p, _ in done], "float16")
+        arrays[f"{hidden.__name__}_seconds"] = np.array([s for _, s in done])
+    np.savez_compressed(NETS, **arrays)
+
+
 def main():
     """Train all nets, one of each kind a round, and write the result each round."""
     quick = harness.arguments().quick
     data = mnist.load()
     seeds, epochs = (2, 1) if quick else (5, 60)
     runs = {hidden: [] for hidden in RATES}
-    for seed in range(seeds):
+    if not quick:
+        runs = kept(runs)
+    for seed in range(len(runs[none]), seeds):
         for hidden, done in runs.items():
             done.append(train(hidden, seed, data, epochs))
             print(hidden.__name__, seed, error(done[-1][0], data[1][1]), flush=True)
@@ -95,6 +118,8 @@ def main():
         for hidden, done in runs.items():
             result[hidden.__name__] = summary(done, data[1][1])
         harness.write(__file__, result, quick)
+        if not quick:
+            keep(runs)
 
 
 if __name__ == "__main__":
