@@ -1,5 +1,6 @@
 """The command `kerasreg`, and `kerasreg doctor`."""
 
+import importlib
 import pathlib
 import ssl
 import subprocess
@@ -42,7 +43,15 @@ def test_no_such_command(capsys, arguments, message):
 
 
 @pytest.mark.parametrize("name", cli._COMMANDS)
-def test_every_command_helps(name):
+def test_every_command_helps(name, capsys):
+    module = importlib.import_module(cli._COMMANDS[name][0])
+    with pytest.raises(SystemExit):
+        module.main(["--help"], prog=f"kerasreg {name}")
+    assert capsys.readouterr().out.startswith(f"usage: kerasreg {name} ")
+
+
+def test_a_command_in_a_process_of_its_own():
+    name = "federated client"
     done = subprocess.run(
         [sys.executable, "-m", "kerasreg.cli", *name.split(), "--help"],
         capture_output=True,

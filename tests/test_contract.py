@@ -51,6 +51,17 @@ some_layers = pytest.mark.parametrize(
         "SparseVariationalDense",
     ),
 )
+# One of each way to draw, for what takes seconds.
+few_layers = pytest.mark.parametrize(
+    "case",
+    some(
+        LAYERS,
+        "BayesianDense",
+        "BayesianLSTM",
+        "ConcreteDropout",
+        "DropConnectDense",
+    ),
+)
 callbacks = pytest.mark.parametrize("case", CALLBACKS, ids=str)
 metrics = pytest.mark.parametrize("case", METRICS, ids=str)
 policies = pytest.mark.parametrize("case", POLICIES, ids=str)
@@ -188,7 +199,7 @@ def test_optimizer_config(case, inner):
     contract.optimizers.check_config(case, inner)
 
 
-@inner_optimizers
+@some_inner_optimizers
 @optimizers
 def test_optimizer_save(case, inner, tmp_path):
     contract.optimizers.check_save(case, inner, _penalty(), tmp_path)
@@ -247,13 +258,17 @@ def test_regularizer_under_saved_optimizers(case, tmp_path):
         contract.layers.check_config_round_trip,
         contract.layers.check_registered,
         contract.layers.check_shapes,
-        contract.layers.check_eager_graph_xla,
         contract.layers.check_noise,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_any_layer(case, check):
     check(case)
+
+
+@some_layers
+def test_layer_eager_graph_xla(case):
+    contract.layers.check_eager_graph_xla(case)
 
 
 @planar
@@ -283,8 +298,6 @@ def test_layer(case, check):
         contract.layer_models.check_masks,
         contract.layer_models.check_nested,
         contract.layer_models.check_time_distributed,
-        contract.layer_models.check_trace,
-        contract.layer_models.check_gradient_accumulation,
     ],
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
@@ -292,7 +305,20 @@ def test_layer_in_a_model(case, check):
     check(case)
 
 
-@layers
+@few_layers
+@pytest.mark.parametrize(
+    "check",
+    [
+        contract.layer_models.check_trace,
+        contract.layer_models.check_gradient_accumulation,
+    ],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_layer_trained(case, check):
+    check(case)
+
+
+@some_layers
 @pytest.mark.parametrize(
     "check",
     [
@@ -316,7 +342,7 @@ def test_layer_half_precision(case, check, policy):
     check(case, policy)
 
 
-@some_layers
+@few_layers
 def test_layer_two_devices(case, two_cpus):
     contract.layer_models.check_two_devices(case, two_cpus)
 
