@@ -10,7 +10,7 @@ import pathlib
 from flwr.serverapp import ServerApp
 
 from federated import checkpoint
-from federated.grids import NodeGrid
+from federated.nodes import NodeGrid
 from federated.rounds import RoundError
 from federated.server import conduct, shown_of
 from federated.simulate import checked_strategy

@@ -49,6 +49,8 @@ MAY_IMPORT = {
     "selection": _CORE | _MIDDLE,
     "plots": _CORE | _MIDDLE | {"selection"},
     "demo": _CORE | _MIDDLE | {"selection", "plots"},
+    "cli": {"__version__"},
+    "doctor": set(),
     "__init__": _MIDDLE | {"selection", "plots"},
     "federated": _CORE | _MIDDLE | {"selection"},
 }

@@ -3,7 +3,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from federated import packing, records
-from federated.grids import NodeGrid
+from federated.nodes import NodeGrid
 from federated.server_app import serve
 from tests.federated.nodes import FakeGrid
 

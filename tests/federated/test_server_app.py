@@ -9,10 +9,11 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.app.error import Error
 from flwr.serverapp.strategy import FedAvg
 
-from federated import History, Round, RoundError, grids, server_app
+from federated import History, Round, RoundError, nodes, server_app
 from federated.__main__ import in_process, main
 from federated.client_app import FAILED, REFUSED
-from federated.grids import NodeGrid, identify
+from federated.grids import identify
+from federated.nodes import NodeGrid
 from federated.server_app import serve
 from federated.task import named_task
 from tests.federated import tasks
@@ -394,7 +395,7 @@ def test_a_site_that_refuses_is_asked_again(monkeypatch, capsys):
     monkeypatch.setattr(fake, "pull_messages", answer)
     clock = iter(range(10**6))
     monkeypatch.setattr(
-        grids,
+        nodes,
         "time",
         types.SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda s: None),
     )
@@ -417,4 +418,4 @@ def test_what_cannot_be_read_is_one_client_s_failure(sent):
         has_error=lambda: False,
         content=RecordDict({"arrays": ArrayRecord({"w": sent})}),
     )
-    assert grids._unpacked(reply).code == FAILED
+    assert nodes._unpacked(reply).code == FAILED
