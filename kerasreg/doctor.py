@@ -51,7 +51,8 @@ def main(arguments=None, prog="kerasreg doctor"):
     wrong = []
     print("Versions")
     for name in ("kerasreg", "keras", "tensorflow", "numpy"):
-        _line(name, _version(name) or "missing")
+        # The CPU build of TensorFlow has a name of its own.
+        _line(name, _version(name) or _version(f"{name}-cpu") or "missing")
     _line("python", f"{platform.python_version()} on {platform.platform()}")
     wrong += _backend()
     print("Devices")

@@ -225,3 +225,11 @@ def test_an_extra_that_is_installed_and_broken(monkeypatch, tmp_path, capsys):
     assert doctor._extras(["bayes"]) == [expected]
     assert doctor._extras([]) == []
     assert expected in capsys.readouterr().out
+
+
+def test_the_cpu_build_of_tensorflow(monkeypatch, capsys):
+    """The image has it; its distribution has a name of its own."""
+    found = {"tensorflow-cpu": "2.21.0"}
+    monkeypatch.setattr(doctor, "_version", found.get)
+    doctor.main([])
+    assert "  tensorflow               2.21.0\n" in capsys.readouterr().out
