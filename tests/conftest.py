@@ -1,6 +1,7 @@
 """Settings that hold for every test: two logical CPUs, fixed seeds, float32."""
 
 import os
+import pathlib
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -10,6 +11,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from tests.exhaustive import exhaustive
+
 pytest.register_assert_rewrite("tests.contract")
 
 # `MirroredStrategy` needs two devices, and they must exist before TensorFlow starts.
@@ -17,6 +20,20 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` is applied
+def pytest_collection_modifyitems(config, items):
+    """Mark the cases that `tests/exhaustive.txt` lists."""
+    lines = pathlib.Path(__file__).with_name("exhaustive.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    found = {item.nodeid: item for item in items}
+    for name in listed & found.keys():
+        found[name].add_marker(exhaustive)
+    files = {name.partition("::")[0] for name in found}
+    gone = [n for n in listed - found.keys() if n.partition("::")[0] in files]
+    if gone and not any("::" in str(argument) for argument in config.args):
+        raise pytest.UsageError(f"tests/exhaustive.txt lists no such tests: {gone}")
 
 
 @pytest.fixture(autouse=True)
