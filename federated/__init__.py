@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from federated.history import History, Result, Round
     from federated.membership import MembershipReport, membership_inference
     from federated.rounds import RoundError
-    from federated.simulate import simulate
+    from federated.simulation import simulate
 
 _MODULE_OF = {
     "Clients": "clients",
@@ -35,7 +35,7 @@ _MODULE_OF = {
     "Round": "history",
     "RoundError": "rounds",
     "membership_inference": "membership",
-    "simulate": "simulate",
+    "simulate": "simulation",
 }
 
 __all__ = [

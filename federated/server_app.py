@@ -13,7 +13,7 @@ from federated import checkpoint
 from federated.nodes import NodeGrid
 from federated.rounds import RoundError
 from federated.server import conduct, shown_of
-from federated.simulate import checked_strategy
+from federated.simulation import checked_strategy
 from federated.task import named_task, read_settings
 from kerasreg.layers import to_deterministic
 from kerasreg.regularizers.base import check_count

@@ -16,7 +16,7 @@ from kerasreg.selection.recipe import recipes
 
 
 def test_small_run(tmp_path, capsys, monkeypatch):
-    few = {name: demo.candidates()[name] for name in ("L1", "group lasso")}
+    few = {name: demo.candidates()[name] for name in ("L1", "L2")}
     monkeypatch.setattr(demo, "candidates", lambda: few)
     short = functools.partial(demo.coefficient_path, count=5)
     monkeypatch.setattr(demo, "coefficient_path", short)

@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 import types
 
 import pytest
@@ -28,3 +30,21 @@ NAMES = [
 def test_public_names_are_documented(name):
     documented = re.findall(r"^::: ([\w.]+)$", PAGE.read_text(), flags=re.MULTILINE)
     assert name in documented or name == "federated.partition.labels_of"
+
+
+def test_names_are_not_hidden_by_modules():
+    """Importing a module sets its name in the package, in the place of a function."""
+    program = (
+        "import federated, importlib, pathlib\n"
+        "for path in pathlib.Path(federated.__file__).parent.glob('*.py'):\n"
+        "    if path.stem not in ('__init__', '__main__', 'child'):\n"
+        "        importlib.import_module(f'federated.{path.stem}')\n"
+        "assert callable(federated.simulate) and callable(federated.Clients)\n"
+        "assert set(federated.__all__) <= set(dir(federated))\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'federated' has no attribute 'x'"):
+        federated.x  # noqa: B018
