@@ -1,5 +1,7 @@
 """How sure is a forecast of diabetes progression, patient by patient?"""
 
+import os
+
 import keras
 import numpy as np
 from sklearn.datasets import load_diabetes
@@ -9,6 +11,7 @@ from kerasreg.layers import BayesianDense, set_num_examples
 from kerasreg.regularizers import Prior
 from kerasreg.uncertainty import predict
 
+small = os.environ.get("KERASREG_EXAMPLE_BUDGET") == "small"
 keras.utils.set_random_seed(0)
 x, y = load_diabetes(return_X_y=True)
 x, y = x / x.std(axis=0), (y[:, None] - y.mean()) / y.std()
@@ -29,7 +32,7 @@ model = keras.Sequential(
 )
 set_num_examples(model, len(x))
 model.compile(keras.optimizers.Adam(0.01), "mse")
-model.fit(x, y, batch_size=len(x), epochs=1000, verbose=0)
+model.fit(x, y, batch_size=len(x), epochs=20 if small else 1000, verbose=0)
 
 forecast = predict(model, x_test, samples=200, noise_variance=noise_variance, seed=0)
 low, high = forecast.interval(0.9, noise=True)
