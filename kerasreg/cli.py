@@ -1,8 +1,4 @@
-"""The command `kerasreg`: the demo, a check of the installation, a federation.
-
-kerasreg doctor
-kerasreg federated simulate my_package.task --clients 10
-"""
+"""The command `kerasreg`: the demo, a check of the installation, a federation."""
 
 import importlib
 import os
