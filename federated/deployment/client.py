@@ -25,6 +25,7 @@ from federated.deployment.server import check_file
 from federated.environment import (
     await_port,
     end,
+    ended_by_sigterm,
     flower_environment,
     free_port,
     running,
@@ -50,7 +51,8 @@ def main(arguments=None, prog="kerasreg federated client"):
     """
     options = _parser(prog).parse_args(arguments)
     try:
-        _take_part(options)
+        with ended_by_sigterm():  # folders with secrets are removed
+            _take_part(options)
     except (ValueError, OSError, Refused) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

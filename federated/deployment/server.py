@@ -22,6 +22,7 @@ from federated.deployment import health
 from federated.environment import (
     admit,
     await_port,
+    ended_by_sigterm,
     flower_environment,
     flwr,
     free_port,
@@ -44,7 +45,8 @@ def main(arguments=None, prog="kerasreg federated server"):
     """
     options = _parser(prog).parse_args(arguments)
     try:
-        _serve(options)
+        with ended_by_sigterm():  # folders with secrets are removed
+            _serve(options)
     except (RunError, ValueError, OSError) as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1

@@ -1,9 +1,11 @@
 """What the commands of a federation say to wrong arguments, before anything starts."""
 
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 
 import pytest
@@ -261,3 +263,19 @@ def test_a_server_that_speaks_otherwise(tls, folder):
             more = ["--certificates", "c/a"]
         with pytest.raises(client.Refused, match=address):
             client._reach(options_of("--server", address, *more))
+
+
+def test_sigterm_while_it_waits_leaves_nothing(tmp_path, monkeypatch):
+    """The folder has the secret between node and worker."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    def wait(site):
+        seen.extend(tmp_path.iterdir())
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(client._Site, "take_part", wait)
+    with pytest.raises(SystemExit):
+        client.main([*SITE, "--insecure"])
+    assert len(seen) == 1
+    assert not list(tmp_path.iterdir())
