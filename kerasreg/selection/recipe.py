@@ -7,6 +7,7 @@ import keras
 
 from kerasreg.optimizers import Proximal
 from kerasreg.regularizers import penalties_of, regularize
+from kerasreg.selection.again import set_back, settings
 
 BASELINE = "baseline"
 
@@ -22,6 +23,7 @@ class Recipe:
 
     def __init__(self, name, build, rules=None):
         self.name, self._build, self._rules = name, build, rules
+        self._made, self._settings = None, None
 
     @property
     def own_model(self):
@@ -52,6 +54,30 @@ class Recipe:
         if any(penalty.has_prox for penalty in penalties_of(model).values()):
             _use_proximal(model)
         return model
+
+    def start(self, seed, x, anew=False):
+        """Makes a model as `make` does, in the graph of the last one if it can.
+
+        Keras traces a model's functions at its first `fit`. Where the new model has
+        the settings of the one that was traced, its variables' values go into that
+        one, which then trains exactly as the new one would.
+
+        Args:
+            seed: Seed of the initial weights.
+            x: Some inputs, to build a model that does not know their shape.
+            anew: Whether callbacks may have changed more than variables of the
+                last model.
+
+        Returns:
+            A compiled and built Keras model, the one of the last call if possible.
+        """
+        new = self.make(seed, x)
+        made, known = settings(new), self._settings
+        if anew or made is None or made != known:
+            self._made, self._settings = new, made
+        else:
+            set_back(self._made, new)
+        return self._made
 
     def _check(self, model):
         source = (

@@ -5,11 +5,14 @@ import time
 import keras
 
 from kerasreg.selection import support
+from kerasreg.selection.again import unnumbered
 from kerasreg.selection.checks import callbacks_of
 from kerasreg.selection.curves import DataLoss
 from kerasreg.selection.measure import data_loss
 from kerasreg.selection.progress import EpochTicker, Silent
 from kerasreg.selection.recipe import BASELINE
+
+_KERAS_METRICS = {name.lower() for name in dir(keras.metrics)}
 
 
 class Study:
@@ -73,7 +76,7 @@ class Study:
         """
         shapes, penalized, kernels = {}, {}, {}
         for name, recipe in recipes.items():
-            model = recipe.make(self.seed, self.x_all)
+            model = recipe.start(self.seed, self.x_all)
             shapes[name] = [tuple(w.shape) for w in model.weights]
             penalized[name] = support.penalized(model)
             kernels[name] = support.kernels(model)
@@ -91,8 +94,8 @@ class Study:
         logs = model.evaluate(self.x_all[few], self.y[few], verbose=0, return_dict=True)
         known = [key for key in logs if key != "loss"]
         if metric is None and name == BASELINE:
-            return known[0] if known else None
-        if metric is not None and metric not in known:
+            return _plain(known[0]) if known else None
+        if metric is not None and _key(known, metric) is None:
             raise ValueError(
                 f"Invalid value for argument `metric`. Expected one of {known}, the "
                 f"metrics that '{name}' is compiled with. Received: metric={metric!r}"
@@ -119,10 +122,11 @@ class Study:
         if validation is not None:
             held_out = self.x[validation], self.y[validation]
             held_out = transform(held_out[0]) if transform else held_out[0], held_out[1]
-        model = recipe.make(self.seed + number, x)
+        own = callbacks_of(self._callbacks, x, y)
+        model = recipe.start(self.seed + number, x, anew=bool(own))
         callbacks = [
             DataLoss(len(x), self.batch_size),
-            *callbacks_of(self._callbacks, x, y),
+            *own,
             EpochTicker(self.display, self.epochs),
         ]
         keras.utils.set_random_seed(self.seed + number)  # The same batches for all.
@@ -153,10 +157,23 @@ class Study:
         logs = model.evaluate(
             x, y, batch_size=self.batch_size, verbose=0, return_dict=True
         )
-        return float(logs[self.metric])
+        return float(logs[_key(logs, self.metric)])
 
     def _support(self, model, name, x):
         zeros, weights = support.count_zeros(model, self._looked_at[name])
         table = x.ndim == 2
         kept = support.kept_features(model, x.shape[1]) if table else None
         return {"zeros": zeros, "weights": weights, "features": kept}
+
+
+def _key(names, metric):
+    """The metric among names, also if Keras has numbered it; `None` if it is not."""
+    if metric in names:
+        return metric
+    return next((name for name in names if _plain(name) == metric), None)
+
+
+def _plain(name):
+    """A metric's name without the number, where Keras chose it and not the user."""
+    plain = unnumbered(name)
+    return plain if plain.replace("_", "") in _KERAS_METRICS else name

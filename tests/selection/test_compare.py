@@ -50,6 +50,58 @@ def test_the_baseline_is_plain_keras(result):
         assert fold["val_metric"] == pytest.approx(accuracy)
 
 
+class Traced(keras.layers.Dense):
+    """Counts how often its `call` is traced."""
+
+    traces = 0
+
+    def call(self, inputs, training=None):
+        Traced.traces += 1
+        return super().call(inputs, training=training)
+
+
+def _traced(units=4):
+    layers = [Traced(units, "relu"), keras.layers.Dropout(0.5), keras.layers.Dense(1)]
+    model = keras.Sequential([keras.Input((FEATURES,)), *layers])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss, metrics=[keras.metrics.AUC()])
+    return model
+
+
+def test_folds_share_one_graph_and_train_as_new_models():
+    folds = [(np.arange(0, 60, 2), np.arange(1, 60, 2))] * 3
+    counts = []
+    for parts in (folds[:2], folds):
+        Traced.traces = 0
+        result = compare(
+            _traced, X, Y, {"L1": L1(0.01)}, **{**SMALL, "folds": parts, "epochs": 2}
+        )
+        counts.append(Traced.traces)
+    # A fold more: two models made (one call each) and four eager losses.
+    assert counts[1] - counts[0] <= 2 + 4
+    assert result.metric == "auc"
+    for number, (training, _) in enumerate(folds, 1):
+        keras.utils.set_random_seed(number)
+        model = _traced()
+        regularize(model, L1(0.01))
+        model.optimizer = Proximal(model.optimizer)
+        keras.utils.set_random_seed(number)
+        history = model.fit(X[training], Y[training], 16, epochs=2, verbose=0).history
+        assert result.histories["L1"][number - 1]["loss"] == history["loss"]
+
+
+def test_models_of_unlike_settings_do_not_share_a_graph():
+    rates = iter([0.3, 0.3, 0.9, 0.3])  # The rehearsal, two folds, the refit.
+    candidates = {
+        "steady": lambda: build(dropout=0.3),
+        "unsteady": lambda: build(dropout=next(rates)),
+    }
+    result = compare(build, X, Y, candidates, **SMALL)
+    losses = [[f["train_loss"] for f in result[name].folds] for name in candidates]
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][1] != losses[1][1]
+
+
 def _parts():
     from kerasreg.selection.folds import split
 
