@@ -97,8 +97,8 @@ class OneRun:
         train, validation = hold_out(data, seed) if self.held_out else (data, None)
         policy = self.make(train, validation, problem)
         adaptive = callbacks.LayerwiseAdaptiveLambda(policy, every=self.every)
-        needs = validation if adaptive._after_validation else None
-        net.fit(train, self.start, [adaptive], needs)
+        in_fit = any(name.startswith("val_") for name in policy.needs_logs)
+        net.fit(train, self.start, [adaptive], validation if in_fit else None)
         if self.refit:
             net.fit(data, net.strengths())
         return net
