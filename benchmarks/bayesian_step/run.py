@@ -1,6 +1,8 @@
-"""The cost of a training step with Bayesian layers, beside tfp.layers."""
+"""The cost of a training step with Bayesian layers, beside its peers."""
 
 import pathlib
+import resource
+import subprocess
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
@@ -102,6 +104,22 @@ def peer_steps(make, jit_compile, steps):
     return run
 
 
+def keras_proba():
+    """The peer on Keras 3."""
+    from keras_proba import layers
+
+    def make(cls):
+        return lambda units, activation: cls(
+            units, activation=activation, kl_weight=1 / 60000
+        )
+
+    return {
+        "reparameterization": make(layers.DenseReparameterization),
+        "local_reparameterization": make(layers.DenseLocalReparameterization),
+        "flipout": make(layers.DenseFlipout),
+    }
+
+
 def peers():
     import tensorflow_probability as tfp
     import tf_keras
@@ -123,9 +141,10 @@ def peers():
 
 
 def table(jit_compile, steps, rounds):
+    cases = CASES | {f"keras-proba: {n}": make for n, make in keras_proba().items()}
     made = {
         name: harness.classifier_steps(UNITS, make, *batch(), jit_compile, steps)
-        for name, make in CASES.items()
+        for name, make in cases.items()
     }
     ours = harness.summary(harness.step_seconds(made, steps, rounds), "Dense")
     jit = jit_compile is True
@@ -137,13 +156,49 @@ def table(jit_compile, steps, rounds):
     }
 
 
+def peak(package, estimator, jit_compile):
+    """Prints the peak memory in MB of a process that makes a few steps."""
+    if package == "tfp.layers":
+        run = peer_steps(peers()[estimator], jit_compile, 20)
+    else:
+        make = (keras_proba() if package == "keras-proba" else CASES)[estimator]
+        run = harness.classifier_steps(UNITS, make, *batch(), jit_compile, 20)
+    run()
+    print(round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+def memory(jit_compile):
+    """Peak memory of each package and estimator, each in a process of its own."""
+    found = {}
+    for package in ("kerasreg", "tfp.layers", "keras-proba"):
+        for estimator in ESTIMATORS:
+            arguments = ["--peak", package, estimator, str(int(jit_compile))]
+            done = subprocess.run(
+                [sys.executable, __file__, *arguments],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            found[f"{package}: {estimator}"] = int(done.stdout.split()[-1])
+    return found
+
+
 def main():
+    if sys.argv[1:2] == ["--peak"]:
+        package, estimator, jit_compile = sys.argv[2:]
+        peak(package, estimator, jit_compile == "1")
+        return
     quick = harness.arguments().quick
     steps, rounds = (3, 3) if quick else (10, 15)
     result = {
         mode: table(jit_compile, steps, rounds)
         for mode, jit_compile in (("default", "auto"), ("jit_compile=True", True))
     }
+    if not quick:
+        result["peak_memory_mb"] = {
+            "default": memory(False),
+            "jit_compile=True": memory(True),
+        }
     harness.write(__file__, result, quick)
 
 

@@ -49,6 +49,17 @@ def bayesian(estimator):
     return keras.Sequential([keras.Input((SIZES[0],)), *hidden, last])
 
 
+def keras_proba():
+    """The peer, whose layers always draw."""
+    from keras_proba.layers import DenseReparameterization
+
+    keras.utils.set_random_seed(0)
+    options = {"kl_weight": 1 / 60_000}
+    hidden = [DenseReparameterization(n, "relu", **options) for n in SIZES[1:-1]]
+    last = DenseReparameterization(SIZES[-1], "softmax", **options)
+    return keras.Sequential([keras.Input((SIZES[0],)), *hidden, last])
+
+
 def products(samples, batch_size):
     """The net without noise, again and again in one graph."""
     model = mc_dropout()
@@ -75,13 +86,14 @@ def main():
     x = np.random.default_rng(0).normal(size=(INPUTS, SIZES[0])).astype("float32")
     dropout, predicted = mc_dropout(), always_on()
     flipout, reparameterized = bayesian("flipout"), bayesian("reparameterization")
+    proba = keras_proba()
     bare = {size: products(samples, size) for size in (1024, INPUTS)}
 
     def loop(model):
         return np.mean([model(x, training=True).numpy() for _ in range(samples)], 0)
 
-    def loop_over_predict():
-        draws = [predicted.predict(x, 1024, verbose=0) for _ in range(samples)]
+    def loop_over_predict(model):
+        draws = [model.predict(x, 1024, verbose=0) for _ in range(samples)]
         return np.mean(draws, axis=0)
 
     def ours(model, **options):
@@ -91,12 +103,16 @@ def main():
         "products": lambda: bare[1024](x),
         "products, one batch": lambda: bare[INPUTS](x),
         "MC dropout: loop over the model": lambda: loop(dropout),
-        "MC dropout: loop over predict": loop_over_predict,
+        "MC dropout: loop over predict": lambda: loop_over_predict(predicted),
         "MC dropout: ours": lambda: ours(dropout),
         "MC dropout: ours, jit_compile": lambda: ours(dropout, jit_compile=True),
         "Bayesian, flipout: loop over the model": lambda: loop(flipout),
         "Bayesian, reparameterization: loop over the model": lambda: loop(
             reparameterized
+        ),
+        "keras-proba, reparameterization: loop over the model": lambda: loop(proba),
+        "keras-proba, reparameterization: loop over predict": lambda: loop_over_predict(
+            proba
         ),
         "Bayesian, flipout: ours": lambda: ours(flipout),
         "Bayesian, reparameterization: ours": lambda: ours(reparameterized),
@@ -124,6 +140,8 @@ def main():
             ("MC dropout: loop over predict", mc),
             ("Bayesian, flipout: loop over the model", bayes),
             ("Bayesian, reparameterization: loop over the model", bayes),
+            ("keras-proba, reparameterization: loop over the model", bayes),
+            ("keras-proba, reparameterization: loop over predict", bayes),
             ("MC dropout: loop over the model", bayes),
             (bayes, "products"),
             (bayes, "products, one batch"),
