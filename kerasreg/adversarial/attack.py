@@ -29,6 +29,9 @@ class Attack:
         loss: The loss to raise, a Keras loss or its name; by default the one that the
             model is compiled with, without penalties.
 
+    Attributes:
+        changes: How often an argument was set, for what was traced with another.
+
     For a model with several inputs `bounds`, `scale` and `mask` may be dicts or lists
     with an entry for each; every input that holds floating-point numbers has a ball of
     its own, others are left alone.
@@ -173,6 +176,7 @@ class Attack:
     def __setattr__(self, name, value):
         """Set an argument; what was traced with another is forgotten."""
         super().__setattr__(name, value)
+        self.__dict__["changes"] = self.__dict__.get("changes", 0) + 1
         self.__dict__.get("_graphs", {}).clear()
 
     def __getstate__(self):
