@@ -1,5 +1,7 @@
 """A model that is trained against an attack."""
 
+import warnings
+
 import keras
 from keras import ops, tree
 
@@ -7,7 +9,7 @@ from kerasreg import random
 from kerasreg.adversarial import hooks
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
-from kerasreg.adversarial.problem import find_layer
+from kerasreg.adversarial.problem import find_layer, to_tensors
 from kerasreg.regularizers.base import check_count, check_number
 
 OBJECTIVES = ("adversarial", "mixed", "trades", "vat")
@@ -17,6 +19,7 @@ _LOGGED = {
     "trades": ("clean_loss", "divergence"),
     "vat": ("clean_loss", "divergence"),
 }
+_DIVERGENCE = ("trades", "vat")
 _WEIGHTS = {"adversarial": 1.0, "mixed": 0.5, "trades": 1.0, "vat": 1.0}
 
 
@@ -32,8 +35,9 @@ class AdversarialModel(keras.Model):
     * `"mixed"`: `(1 − weight)·L(x) + weight·L(x + δ)` (Goodfellow et al. 2015);
     * `"trades"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where the attack raises `D`, from
       a random start (Zhang et al. 2019);
-    * `"vat"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where `f(x)` is held fixed, for
-      `kerasreg.adversarial.VAT`: the regularizer needs no labels (Miyato et al. 2019);
+    * `"vat"`: `L(x) + weight·D(f(x) ‖ f(x + δ))`, where `f(x)` is held fixed and the
+      attack raises `D`: the regularizer needs no labels. For
+      `kerasreg.adversarial.VAT` (Miyato et al. 2019);
 
     each with the model's penalties, counted once. `compile`, `fit`, `evaluate`,
     `predict` and `save` are Keras's; `Proximal`, callbacks, mixed precision and
@@ -56,18 +60,24 @@ class AdversarialModel(keras.Model):
     batch, and each moves the moving statistics.
 
     Args:
-        model: A built `keras.Model`.
-        attack: An `Attack`, such as `FGSM(eps, random_start=True)` or `PGD(eps)`.
+        model: A `keras.Model`.
+        attack: An `Attack`, such as `FGSM(eps, random_start=True)` or `PGD(eps)`. Can
+            be set, or changed, between calls of `fit`.
         objective: `"adversarial"`, `"mixed"`, `"trades"` or `"vat"`.
         weight: Non-negative number; by default 0.5 for `"mixed"`, else 1. A variable:
-            set `adversarial.weight` in a running `fit`.
+            set `adversarial.weight` in a running `fit`. `"adversarial"` has none.
         every: Positive integer: the attack runs at every so many steps of the
-            optimizer; batches between are trained on as they are.
+            optimizer; batches between are trained on as they are. `adversarial_loss`
+            and `divergence` are means over attacked batches, NaN without one.
         seed: Integer, for the attack's random numbers.
         **kwargs: `name` and `dtype` of `keras.Model`.
 
+    `fit` checks its data beforehand (of a dataset, the first batch), as a call of the
+    attack does.
+
     Raises:
-        ValueError: If an argument is out of range or the objective unknown.
+        ValueError: If an argument is out of range or the objective unknown; by `fit`,
+            if targets are missing or inputs are not finite or out of their bounds.
         TypeError: If `model` or `attack` is not one.
 
     Example:
@@ -102,37 +112,27 @@ class AdversarialModel(keras.Model):
         seed=0,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        if not isinstance(model, keras.Model):
+        # Inputs go to the model within as they are.
+        super().__init__(**{"autocast": False, **kwargs})
+        if not isinstance(model, keras.Model) or isinstance(model, AdversarialModel):
             raise TypeError(
-                "Invalid value for argument `model`. Expected a keras.Model. "
-                f"Received: model={model!r}"
-            )
-        if not isinstance(attack, Attack):
-            raise TypeError(
-                "Invalid value for argument `attack`. Expected an attack such as "
-                f"kerasreg.adversarial.PGD. Received: attack={attack!r}"
+                "Invalid value for argument `model`. Expected a keras.Model, no "
+                f"AdversarialModel. Received: model={model!r}"
             )
         if objective not in OBJECTIVES:
             raise ValueError(
                 "Invalid value for argument `objective`. Expected one of "
                 f"{OBJECTIVES}. Received: objective={objective!r}"
             )
-        self.model, self.attack, self.objective = model, attack, objective
-        weight = _WEIGHTS[objective] if weight is None else weight
-        weight = check_number("weight", weight)
-        if objective == "mixed" and weight > 1:
-            raise ValueError(
-                "Invalid value for argument `weight`. Expected a number in [0, 1] for "
-                f'objective="mixed". Received: weight={weight!r}'
-            )
-        if objective == "trades" and not getattr(attack, "random_start", True):
-            raise ValueError(
-                "Invalid value for argument `attack`. Expected one with random_start="
-                'True for objective="trades": the divergence that it raises has no '
-                f"slope at x. Received: attack={attack!r}"
-            )
+        self.model, self.objective = model, objective
+        self.attack = attack
+        weight = self._check_weight(_WEIGHTS[objective] if weight is None else weight)
         self.every = check_count("every", every)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(
+                "Invalid value for argument `seed`. Expected an integer. "
+                f"Received: seed={seed!r}"
+            )
         self.seed = seed
         self._generator = keras.random.SeedGenerator(seed)
         self._weight = keras.Variable(
@@ -144,7 +144,16 @@ class AdversarialModel(keras.Model):
             "_means",
             {name: keras.metrics.Mean(name=name) for name in _LOGGED[objective]},
         )
-        self._added, self._data_loss = [], None
+        self._data_loss, self._traced = None, None
+        if type(model).train_step is not keras.Model.train_step or (
+            type(model).compute_loss is not keras.Model.compute_loss
+        ):
+            warnings.warn(
+                f"{type(model).__name__} has a `train_step` or `compute_loss` of its "
+                "own, which AdversarialModel does not use: it trains by the compiled "
+                "loss.",
+                stacklevel=2,
+            )
         if model.built:
             self.built = True
 
@@ -155,7 +164,57 @@ class AdversarialModel(keras.Model):
 
     @weight.setter
     def weight(self, value):
-        self._weight.assign(check_number("weight", value))
+        self._weight.assign(self._check_weight(value))
+
+    def _check_weight(self, weight):
+        number = check_number("weight", weight)
+        if self.objective == "mixed" and number > 1:
+            raise ValueError(
+                "Invalid value for argument `weight`. Expected a number in [0, 1] for "
+                f'objective="mixed". Received: weight={weight!r}'
+            )
+        return number
+
+    @property
+    def attack(self):
+        """The attack. Can be set, or changed, between two calls of `fit`."""
+        return self._attack
+
+    @attack.setter
+    def attack(self, attack):
+        if not isinstance(attack, Attack):
+            raise TypeError(
+                "Invalid value for argument `attack`. Expected an attack such as "
+                f"kerasreg.adversarial.PGD. Received: attack={attack!r}"
+            )
+        raises = self.objective in _DIVERGENCE and attack.needs_labels
+        if raises and not getattr(attack, "random_start", True):
+            raise ValueError(
+                "Invalid value for argument `attack`. Expected one with random_start="
+                f'True for objective="{self.objective}": the divergence that it raises '
+                f"has no slope at x. Received: attack={attack!r}"
+            )
+        self._attack = attack
+
+    def make_train_function(self, force=False):
+        """Trace the step anew if the attack is another one, or was changed."""
+        attack = (self.attack, self.attack.changes)
+        force = force or attack != self._traced
+        object.__setattr__(self, "_traced", attack)
+        return super().make_train_function(force)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """Train, as `keras.Model.fit` does, after a look at the data."""
+        some = first_data(x, y)
+        if some is not None:
+            if some[1] is None:
+                raise ValueError(
+                    "Invalid value for argument `y`. Expected targets (for examples "
+                    'without one and objective="vat" any, with the sample_weight 0). '
+                    "Received: y=None"
+                )
+            self.attack.check(*map(to_tensors, some))
+        return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs, training=None):
         """The model within."""
@@ -171,14 +230,21 @@ class AdversarialModel(keras.Model):
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
         """The compiled loss and the penalties, as any model's."""
-        self._added = []
-        total = super().compute_loss(x, y, y_pred, sample_weight, training)
-        self._data_loss = total - sum(self._added)
-        return total
+        if self._compile_loss is None:
+            self._data_loss = ops.zeros(())
+            return super().compute_loss(x, y, y_pred, sample_weight, training)
+        self._data_loss = self._compile_loss(y, y_pred, sample_weight)
+        added = [self._aggregate_additional_loss(loss) for loss in self.losses]
+        return ops.sum([self._data_loss, *added]) if added else self._data_loss
 
-    def _aggregate_additional_loss(self, loss):
-        self._added.append(super()._aggregate_additional_loss(loss))
-        return self._added[-1]
+    def _loss_of_attacked(self, y, y_pred, sample_weight):
+        """The compiled loss, without a trace in the logged losses of single outputs."""
+        variables = list(self._compile_loss.variables)
+        before = [ops.copy(variable) for variable in variables]
+        loss = self._compile_loss(y, y_pred, sample_weight)
+        for variable, value in zip(variables, before, strict=True):
+            variable.assign(value)
+        return loss
 
     def train_step(self, data):
         """One step on a batch and what the attack makes of it."""
@@ -186,24 +252,25 @@ class AdversarialModel(keras.Model):
         import tensorflow as tf
 
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        shifted = tree.map_structure(ops.stop_gradient, self._attack(x, y))
+        due = ops.equal(ops.mod(self.optimizer.iterations, self.every), 0)
+        shifted = tree.map_structure(ops.stop_gradient, self._attacked(x, y, due))
         with tf.GradientTape() as tape:
-            loss, y_pred, logged = self._objective(x, y, sample_weight, shifted)
-            self._log(x, loss, logged)
+            loss, y_pred, logged = self._objective(x, y, sample_weight, shifted, due)
+            self._log(x, loss, logged, due)
             scaled = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         gradients = tape.gradient(scaled, weights)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         logs = self.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
-        return {**logs, **{name: mean.result() for name, mean in self._means.items()}}
+        return {**logs, **{name: _result(mean) for name, mean in self._means.items()}}
 
-    def _attack(self, x, y):
+    def _attacked(self, x, y, due):
         """The inputs that the attack makes, or the perturbation of a layer's output."""
         seed = random.next_seed(self._generator)
 
         def run():
             objective = None
-            if self.objective == "trades":
+            if self.objective in _DIVERGENCE and self.attack.needs_labels:
                 clean = self.model(x, training=False)
 
                 def objective(y_pred):
@@ -215,7 +282,6 @@ class AdversarialModel(keras.Model):
 
         if self.every == 1:
             return run()
-        due = ops.equal(ops.mod(self.optimizer.iterations, self.every), 0)
         return ops.cond(due, run, lambda: self._unchanged(x))
 
     def _unchanged(self, x):
@@ -231,19 +297,24 @@ class AdversarialModel(keras.Model):
         with hooks.perturbed(layer, shifted):
             return self(x, training=True)
 
-    def _objective(self, x, y, sample_weight, shifted):
-        """Loss to minimize, predictions for the metrics, and what is to be logged."""
+    def _objective(self, x, y, sample_weight, shifted, due):
+        """Loss to minimize, predictions for the metrics, and what is to be logged.
+
+        A batch that is not due is trained on as it is: dropout alone would make its two
+        passes differ.
+        """
         if self.objective == "adversarial":
             y_pred = self._shifted(x, shifted)
             loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
             return loss, y_pred, [self._data_loss]
-        weight = ops.reshape(self._weight, ())
         y_pred = self(x, training=True)
         loss = self._compute_loss(x, y, y_pred, sample_weight, training=True)
         clean = self._data_loss
+        weight = ops.cast(ops.reshape(self._weight, ()), loss.dtype)
+        weight = weight * ops.cast(due, loss.dtype)
         other = self._shifted(x, shifted)
         if self.objective == "mixed":
-            added = self._compile_loss(y, other, sample_weight)
+            added = self._loss_of_attacked(y, other, sample_weight)
             return loss + weight * (added - clean), y_pred, [clean, added]
         fixed = y_pred
         if self.objective == "vat":
@@ -254,13 +325,14 @@ class AdversarialModel(keras.Model):
         added = ops.mean(values) / self.distribute_strategy.num_replicas_in_sync
         return loss + weight * ops.cast(added, loss.dtype), y_pred, [clean, added]
 
-    def _log(self, x, loss, logged):
+    def _log(self, x, loss, logged, due):
         replicas = self.distribute_strategy.num_replicas_in_sync
         examples = ops.shape(tree.flatten(x)[0])[0]
-        for mean, value in zip(
-            [self._loss_tracker, *self._means.values()], [loss, *logged], strict=True
-        ):
-            mean.update_state(value * replicas, sample_weight=examples)
+        self._loss_tracker.update_state(loss * replicas, sample_weight=examples)
+        attacked = examples * ops.cast(due, "int32")
+        for (name, mean), value in zip(self._means.items(), logged, strict=True):
+            count = examples if name == "clean_loss" else attacked
+            mean.update_state(value * replicas, sample_weight=count)
 
     def reset_metrics(self):
         """Begin an epoch: Keras's metrics, and the losses that are logged apart."""
@@ -279,6 +351,7 @@ class AdversarialModel(keras.Model):
             "every": self.every,
             "seed": self.seed,
             "name": self.name,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
         }
 
     @classmethod
@@ -290,3 +363,28 @@ class AdversarialModel(keras.Model):
                 config[name], custom_objects=custom_objects
             )
         return cls(**config)
+
+
+def first_data(x, y):
+    """Inputs and targets that can be looked at before `fit`.
+
+    Args:
+        x: What `fit` takes: arrays, a `tf.data.Dataset`, `PyDataset` or generator.
+        y: Targets of arrays.
+
+    Returns:
+        A pair; of a dataset its first batch; `None` for a generator, from which
+        nothing may be taken.
+    """
+    if hasattr(x, "__next__"):
+        return None
+    if isinstance(x, keras.utils.PyDataset):
+        return keras.utils.unpack_x_y_sample_weight(x[0])[:2]
+    if hasattr(x, "element_spec"):  # a tf.data.Dataset
+        return keras.utils.unpack_x_y_sample_weight(next(iter(x)))[:2]
+    return x, y
+
+
+def _result(mean):
+    """The mean of what was logged; NaN if nothing was."""
+    return ops.where(mean.count > 0, mean.result(), float("nan"))
