@@ -3,9 +3,34 @@
 import keras
 from keras import ops
 
+from kerasreg.adversarial.kinds import (
+    axis_of,
+    check_labels,
+    check_targets,
+    from_logits,
+    kind_of,
+    name_of,
+    sparse,
+)
+from kerasreg.adversarial.outputs import each_output
+
+__all__ = [
+    "check_classes",
+    "check_targets",
+    "divergences",
+    "example_losses",
+    "from_logits",
+    "kind_of",
+    "model_loss",
+    "name_of",
+    "sparse",
+]
+
 
 def example_losses(model, y, y_pred, loss=None):
     """The loss of each example: that of the compiled model, without penalties.
+
+    Places that Keras does not count, by a mask or `ignore_class`, are not counted.
 
     Args:
         model: A `keras.Model`.
@@ -20,18 +45,25 @@ def example_losses(model, y, y_pred, loss=None):
     Raises:
         ValueError: If there is no loss, or the targets do not suit it.
     """
-    total = 0.0
-    for key, weight, each in _outputs(model, y_pred, loss):
-        total = total + weight * _one(each, _part(y, key), _part(y_pred, key))
+    loss, total = model_loss(model) if loss is None else loss, 0.0
+    for each, weight, prediction, target in each_output(model, y_pred, loss, y=y):
+        if target is None:
+            raise ValueError(
+                "Invalid value for argument `y`. Expected targets for each output with "
+                "a loss. Received: none for one of them"
+            )
+        total = total + weight * _one(each, target, prediction)
     return total
 
 
 def divergences(model, clean, other, loss=None, sample_weight=None):
     """How far the predictions of each example are from others.
 
-    For outputs with a cross-entropy it is the Kullback-Leibler divergence of `other`
-    from `clean`, in nats, else the mean squared distance. Of several outputs that are
-    yes or no it is the mean, as their loss is.
+    For outputs with one of Keras's cross-entropies it is the Kullback-Leibler
+    divergence of `other` from `clean`, in nats, else the mean squared distance: also
+    for a cross-entropy of the user's own, of which it is not known what it takes. Of
+    several outputs that are yes or no it is the mean, as their loss is. Masked places
+    are not counted.
 
     Args:
         model: A `keras.Model`.
@@ -43,32 +75,17 @@ def divergences(model, clean, other, loss=None, sample_weight=None):
     Returns:
         A tensor (batch,), of several outputs the weighted sum.
     """
-    total = 0.0
-    for key, weight, each in _outputs(model, clean, loss):
-        values = _divergence(_part(clean, key), _part(other, key), each)
-        factors = _part(sample_weight, key)
+    loss, total = model_loss(model) if loss is None else loss, 0.0
+    for each, weight, before, after, factors in each_output(
+        model, clean, loss, other=other, sample_weight=sample_weight
+    ):
+        mask = _mask_of(before)
+        mask = _mask_of(after) if mask is None else mask
+        values = _divergence(_full(before), _full(after), each)
         if factors is not None:
-            factors = ops.cast(factors, values.dtype)
-            if len(factors.shape) > len(values.shape):
-                factors = ops.squeeze(factors, -1)
-            rest = (1,) * (len(values.shape) - len(factors.shape))
-            values = values * ops.reshape(factors, (*ops.shape(factors), *rest))
-        total = total + weight * _mean(values)
+            values = values * _like(ops.cast(factors, values.dtype), values)
+        total = total + weight * _mean(values, mask)
     return total
-
-
-def _outputs(model, y_pred, loss):
-    """Key, weight and loss of each output that has a loss."""
-    loss = model_loss(model) if loss is None else loss
-    weights, keys = None, (None,)
-    if isinstance(y_pred, dict | list | tuple):
-        weights = _loss_weights(model)
-        keys = tuple(y_pred if isinstance(y_pred, dict) else range(len(y_pred)))
-    for key in keys:
-        each = _part(loss, key)
-        if each is not None:
-            named = keras.losses.get(each) if isinstance(each, str | dict) else each
-            yield key, _part(weights, key, 1.0), named
 
 
 def model_loss(model):
@@ -89,128 +106,108 @@ def model_loss(model):
     return loss
 
 
-def _loss_weights(model):
-    if not getattr(model, "compiled", False):
-        return None
-    # tensorflow: Keras reads numbers for its config, which a graph being traced
-    # does not have.
-    import tensorflow as tf
+def check_classes(model, y, loss=None):
+    """Raise if targets are no classes, or out of [0, 1], where a loss needs them.
 
-    with tf.init_scope():
-        return model.get_compile_config().get("loss_weights")
+    Args:
+        model: A `keras.Model`; one that does not know its outputs is not checked.
+        y: Structure of tensors.
+        loss: Instead of the loss that the model is compiled with.
 
-
-def _part(structure, key, default=None):
-    """What a structure has for one output; one loss may serve all of them."""
-    if key is None:
-        return default if structure is None else structure
-    if isinstance(structure, dict):
-        return structure.get(key, default)
-    if isinstance(structure, list | tuple):
-        return structure[key]
-    return default if structure is None else structure
+    Raises:
+        ValueError: If they are not.
+    """
+    loss = model_loss(model) if loss is None else loss
+    outputs = getattr(model, "outputs", None)
+    if not outputs:
+        return
+    y_pred = outputs[0] if isinstance(model, keras.Sequential) else model.output
+    for each, _, prediction, target in each_output(model, y_pred, loss, y=y):
+        if target is not None:
+            check_labels(each, target, prediction)
 
 
 def _one(loss, y, y_pred):
     """The loss of each example, of one output."""
-    y_pred = ops.convert_to_tensor(y_pred)
+    mask, y_pred = _mask_of(y_pred), _full(y_pred)
     y = ops.convert_to_tensor(y)
+    if len(y_pred.shape) == len(y.shape) == 1 or (
+        len(y.shape) == len(y_pred.shape) - 1 and y_pred.shape[-1] == 1
+    ):
+        y = ops.expand_dims(y, -1)
+    if len(y_pred.shape) == 1:
+        y_pred = ops.expand_dims(y_pred, -1)
     check_targets(loss, y, y_pred)
     function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    if len(y.shape) == len(y_pred.shape) - 1 and y_pred.shape[-1] == 1:
-        y = ops.expand_dims(y, -1)
     if not sparse(loss):
         y = ops.cast(y, y_pred.dtype)
-    return _mean(function(y, y_pred))
+    values = function(y, y_pred)
+    return _mean(values, mask, _mask_of(values))
 
 
-def _mean(values):
-    """The mean over all axes but that of the examples."""
+def _full(tensor):
+    """In float32, as Keras's losses have it, or in float64."""
+    tensor = ops.convert_to_tensor(tensor)
+    double = keras.backend.standardize_dtype(tensor.dtype) == "float64"
+    return tensor if double else ops.cast(tensor, "float32")
+
+
+def _mask_of(tensor):
+    return getattr(tensor, "_keras_mask", None)
+
+
+def _mean(values, *masks):
+    """The mean over all axes but that of the examples, of places that count."""
     axes = tuple(range(1, len(values.shape)))
-    return ops.mean(values, axis=axes) if axes else values
+    masks = [ops.cast(mask, values.dtype) for mask in masks if mask is not None]
+    if not masks:
+        return ops.mean(values, axis=axes) if axes else values
+    counted = ops.ones_like(values)
+    for mask in masks:
+        counted = counted * _like(mask, values)
+    values = ops.where(counted > 0, values, 0.0)
+    if not axes:
+        return values
+    count = ops.maximum(ops.sum(counted, axis=axes), 1.0)
+    return ops.sum(values, axis=axes) / count
+
+
+def _like(factors, values):
+    """Factors with as many axes as the values, by axes of length 1 at the end."""
+    if len(factors.shape) > len(values.shape):
+        return ops.squeeze(factors, -1)
+    rest = (1,) * (len(values.shape) - len(factors.shape))
+    return ops.reshape(factors, (*ops.shape(factors), *rest))
 
 
 def _divergence(clean, other, loss):
     """Of each example and place: a tensor without the axis of the outputs."""
-    name = name_of(loss)
-    if "crossentropy" not in name:
+    if len(clean.shape) == 1:
+        clean, other = (ops.expand_dims(p, -1) for p in (clean, other))
+    kind, axis = kind_of(loss), axis_of(loss, len(clean.shape))
+    if kind is None:
         return ops.mean(ops.square(clean - other), axis=-1)
-    logs = [_log_probabilities(p, from_logits(loss), name) for p in (clean, other)]
-    reduce = ops.sum if "categorical" in name else ops.mean
+    logs = [_logs(p, from_logits(loss), kind, axis) for p in (clean, other)]
+    reduce = ops.mean if kind == "binary" else ops.sum
     pairs = zip(*logs, strict=True)
-    return sum(reduce(ops.exp(p) * (p - q), axis=-1) for p, q in pairs)
+    return sum(reduce(ops.exp(p) * (p - q), axis=axis) for p, q in pairs)
 
 
-def _log_probabilities(predictions, logits, name):
+def _logs(predictions, logits, kind, axis):
     """Logs of the probabilities of all outcomes: a list of tensors.
 
     Args:
-        predictions: Tensor (batch, ..., outputs).
+        predictions: Tensor.
         logits: Whether they are logits.
-        name: Name of the loss: of classes, or of each output by itself.
+        kind: What `kind_of` returns: of classes, or of each output by itself.
+        axis: That of the classes.
     """
     tiny = keras.config.epsilon()
-    if "categorical" in name:
+    if kind != "binary":
         if logits:
-            return [ops.log_softmax(predictions, axis=-1)]
+            return [ops.log_softmax(predictions, axis=axis)]
         return [ops.log(ops.clip(predictions, tiny, 1.0))]
     if logits:
         return [ops.log_sigmoid(predictions), ops.log_sigmoid(-predictions)]
     inside = ops.clip(predictions, tiny, 1.0 - tiny)
     return [ops.log(inside), ops.log1p(-inside)]
-
-
-def from_logits(loss):
-    """Whether a loss takes logits.
-
-    Args:
-        loss: A Keras loss or a function.
-    """
-    config = loss.get_config() if hasattr(loss, "get_config") else {}
-    return bool(config.get("from_logits"))
-
-
-def name_of(loss):
-    """The name of the function that a loss is, in small letters.
-
-    Args:
-        loss: A Keras loss or a function.
-    """
-    function = getattr(loss, "fn", loss)
-    return getattr(function, "__name__", None) or getattr(loss, "name", "")
-
-
-def sparse(loss):
-    """Whether a loss takes the index of a class for each example."""
-    return "sparse_categorical" in name_of(loss)
-
-
-def check_targets(loss, y, y_pred):
-    """Raise if targets are not of the form that a loss takes.
-
-    Args:
-        loss: A Keras loss or a function.
-        y: Tensor of targets.
-        y_pred: Tensor of predictions (batch, ..., outputs).
-
-    Raises:
-        ValueError: If classes are needed and one-hot rows given, or the reverse.
-    """
-    classes, targets = y_pred.shape[-1], tuple(y.shape)
-    if sparse(loss):
-        rank = len(y_pred.shape)
-        one = len(targets) == rank and targets[-1] == 1
-        if len(targets) != rank - 1 and not one:
-            raise ValueError(
-                "Invalid value for argument `y`. Expected the index of a class for "
-                f"each example, of shape {tuple(y_pred.shape[:-1])}, as the sparse "
-                f"loss takes it. Received: y of shape {targets}"
-            )
-        return
-    scalar = classes == 1 and len(targets) == len(y_pred.shape) - 1
-    if not scalar and (len(targets) != len(y_pred.shape) or targets[-1] != classes):
-        raise ValueError(
-            "Invalid value for argument `y`. Expected targets of the shape of the "
-            f"predictions, {tuple(y_pred.shape)} (one-hot rows, for classes). "
-            f"Received: y of shape {targets}"
-        )
