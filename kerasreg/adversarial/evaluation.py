@@ -1,67 +1,17 @@
 """Accuracy under attack, and whether it can be believed."""
 
-import dataclasses
-
 import numpy as np
 
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.judge import Judge
-from kerasreg.adversarial.masking import Check, masking_checks, strongest
-from kerasreg.extras import require
+from kerasreg.adversarial.masking import masking_checks, one_class, strongest
+from kerasreg.adversarial.report import RobustReport, settings
+from kerasreg.regularizers.base import check_number
+
+__all__ = ["RobustReport", "robust_evaluate"]
 
 _RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)  # times that of the attack
-
-
-@dataclasses.dataclass(frozen=True)
-class RobustReport:
-    """What `robust_evaluate` found.
-
-    Attributes:
-        clean: Accuracy without an attack.
-        robust: Share of the examples that are right under every attack, those that were
-            made for the checks among them.
-        accuracy: Dict from the name of an attack to the accuracy under it.
-        curve: Dict from a radius to the accuracy under PGD with it.
-        checks: List of `Check`.
-        examples: How many examples there were.
-    """
-
-    clean: float
-    robust: float
-    accuracy: dict[str, float]
-    curve: dict[float, float]
-    checks: list[Check]
-    examples: int
-
-    @property
-    def passed(self):
-        """Whether all checks passed: if not, `robust` is not to be believed."""
-        return all(check.passed for check in self.checks)
-
-    def to_frame(self):
-        """Returns the accuracies, and the curve, as a `pandas.DataFrame`.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        pd = require("pandas")
-        rows = [("clean", 0.0, self.clean), ("all attacks", None, self.robust)]
-        rows += [(name, None, value) for name, value in self.accuracy.items()]
-        rows += [("curve", eps, value) for eps, value in self.curve.items()]
-        return pd.DataFrame(rows, columns=["attack", "eps", "accuracy"])
-
-    def __repr__(self):
-        width = max(len(name) for name in [*self.accuracy, "all attacks"])
-        rows = {"clean": self.clean, **self.accuracy, "all attacks": self.robust}
-        lines = [f"Accuracy of {self.examples} examples"]
-        lines += [f"  {name:<{width}}  {value:.3f}" for name, value in rows.items()]
-        curve = (f"{eps:g}: {value:.3f}" for eps, value in self.curve.items())
-        lines += ["Accuracy under PGD by eps", "  " + ", ".join(curve)]
-        lines += ["Checks for masked gradients", *(f"  {c}" for c in self.checks)]
-        if not self.passed:
-            lines.append("The accuracy under attack is not to be believed:")
-            lines += [f"  {check.why}" for check in self.checks if not check.passed]
-        return "\n".join(lines)
+_MANY = 100  # of fewer examples, one is more than the least limit
 
 
 def robust_evaluate(
@@ -70,19 +20,28 @@ def robust_evaluate(
     """Measure a classifier's accuracy under attack, and whether it can be believed.
 
     A model can seem robust because its gradients lead nowhere. Beside the accuracies,
-    which are upper bounds, the report holds checks that such models fail: many steps
-    must beat one; four times as many must change little; the difference-of-logits
-    ratio as a loss, a random search without gradients, and attacks made on another
-    model must not do better than PGD; gradients must not be 0; and nothing must be left
-    where any input can become any other.
+    which are upper bounds, the report holds checks that such models fail: predictions
+    must be the same when asked again; many steps must beat one; four times as many must
+    change little; the difference-of-logits ratio as a loss, a random search without
+    gradients, and attacks made on another model must not do better than PGD; gradients
+    must not be 0; and nothing must be left in a ball in which each example can become
+    any other.
+
+    A difference of accuracies may be up to 0.01 (0.03 between two losses) and is at
+    least one example: of fewer than 100 examples the checks are coarse, and the report
+    notes it. A tenth of the examples may be without a gradient, and a twentieth left in
+    the large ball. That ball reaches as far as the examples differ from each other;
+    there is no check of it with a `mask`, `on` or an input that cannot be attacked, and
+    none if all examples are predicted as one class, which the report notes.
 
     Args:
         model: A compiled `keras.Model` with one output of classes and a cross-entropy.
-        x: Inputs.
-        y: Classes, one-hot rows, or 0 and 1 for a single output.
+        x: Inputs, two examples or more: array(s), or a list of rows.
+        y: Class numbers, one-hot rows, or 0 and 1 for a single output.
         attacks: An attack, a list of them, or a dict by name. The curve and the checks
-            are of the `PGD` among them with the most steps, or of one with 40 steps.
-        eps: Radii for the curve; by default 0 to 2 times the attack's.
+            are of the `PGD` among them with the most steps (those of all restarts
+            together), or of one with 40 steps, where the first attack goes.
+        eps: Sequence of radii for the curve; by default 0 to 2 times the attack's.
         surrogate: Another compiled model for the same task, trained without regard to
             attacks, say, for the check of transfer.
         batch_size: Positive integer.
@@ -92,7 +51,9 @@ def robust_evaluate(
         A `RobustReport`.
 
     Raises:
-        ValueError: If there is no attack, or the model is no classifier.
+        ValueError: If there is no attack or a radius is negative, the model or the
+            surrogate is no compiled classifier, or the data do not suit them.
+        TypeError: If an argument is of the wrong type.
 
     Example:
 
@@ -112,13 +73,20 @@ def robust_evaluate(
     security", section 3.1.
     """
     named = _named(attacks)
-    judge = Judge(model, x, y, batch_size, seed)
+    pgd = strongest(list(named.values()))
+    radii = [r * pgd.eps for r in _RADII] if eps is None else _radii(eps)
+    judge = Judge(model, x, y, batch_size, _integer("seed", seed))
+    if judge.examples < 2:
+        raise ValueError(
+            "Invalid value for argument `x`. Expected two examples or more: with one, "
+            "no check can fail. Received: 1 example"
+        )
+    if surrogate is not None:
+        judge.admit(surrogate)
     for attack in named.values():
-        attack.check(judge.inputs, y)
+        attack.check(judge.inputs, judge.targets(attack))
     clean = judge.clean()
     right = {name: judge.right(attack)[0] for name, attack in named.items()}
-    pgd = strongest(list(named.values()))
-    radii = [r * pgd.eps for r in _RADII] if eps is None else [float(e) for e in eps]
     curve = np.mean(judge.right(pgd, radii), axis=1)
     checks, rest = masking_checks(judge, pgd, surrogate)
     return RobustReport(
@@ -128,25 +96,77 @@ def robust_evaluate(
         curve=dict(zip(radii, map(float, curve), strict=True)),
         checks=checks,
         examples=judge.examples,
+        attacks={name: settings(attack) for name, attack in named.items()},
+        pgd=settings(pgd),
+        model=model.name,
+        notes=_notes(judge),
     )
+
+
+def _notes(judge):
+    """What the checks cannot say, a tuple of sentences."""
+    notes = []
+    if judge.examples < _MANY:
+        notes.append(
+            f"With {judge.examples} examples the checks let a difference of one of "
+            f"them pass: judge by {_MANY} or more."
+        )
+    only = one_class(judge)
+    if only is not None:
+        notes.append(
+            f"All examples are predicted as class {only}: whether a large ball leaves "
+            "nothing was not checked."
+        )
+    return tuple(notes)
 
 
 def _named(attacks):
     """Attacks by name; of the same class numbered."""
+    given = attacks
     if isinstance(attacks, Attack):
         attacks = [attacks]
-    if not isinstance(attacks, dict):
-        names: dict[str, Attack] = {}
-        for attack in attacks:
-            name = base = type(attack).__name__
-            while name in names:
-                count = int(name.removeprefix(base).strip() or 1) + 1
-                name = f"{base} {count}"
-            names[name] = attack
-        attacks = names
-    if not attacks or not all(isinstance(a, Attack) for a in attacks.values()):
-        raise ValueError(
-            "Invalid value for argument `attacks`. Expected an attack, or several. "
-            f"Received: attacks={attacks!r}"
+    kinds = isinstance(attacks, dict | list | tuple)
+    each = attacks.values() if isinstance(attacks, dict) else attacks
+    if not kinds or not all(isinstance(attack, Attack) for attack in each):
+        raise TypeError(_NO_ATTACKS.format(given))
+    if not attacks:
+        raise ValueError(_NO_ATTACKS.format(given))
+    if isinstance(attacks, dict):
+        return {str(name): attack for name, attack in attacks.items()}
+    names: dict[str, Attack] = {}
+    for attack in attacks:
+        name = base = type(attack).__name__
+        while name in names:
+            count = int(name.removeprefix(base).strip() or 1) + 1
+            name = f"{base} {count}"
+        names[name] = attack
+    return names
+
+
+_NO_ATTACKS = (
+    "Invalid value for argument `attacks`. Expected an attack such as "
+    "kerasreg.adversarial.PGD, a list of them, or a dict by name. "
+    "Received: attacks={!r}"
+)
+
+
+def _radii(eps):
+    message = (
+        "Invalid value for argument `eps`. Expected a sequence of non-negative "
+        f"numbers, or None. Received: eps={eps!r}"
+    )
+    if isinstance(eps, str | dict) or not np.iterable(eps):
+        raise TypeError(message)
+    radii = [check_number("eps", radius) for radius in eps]
+    if not radii:
+        raise ValueError(message)
+    return radii
+
+
+def _integer(name, value):
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"Invalid value for argument `{name}`. Expected an integer. "
+            f"Received: {name}={value!r}"
         )
-    return attacks
+    return int(value)
