@@ -11,7 +11,7 @@ from kerasreg.adversarial.attacks import PGD
 from kerasreg.adversarial.judge import Judge
 from kerasreg.adversarial.masking import where
 from kerasreg.adversarial.training import AdversarialModel
-from kerasreg.regularizers.base import check_number
+from kerasreg.regularizers.base import check_count, check_number
 
 
 class OverfittingGuard(keras.callbacks.Callback):
@@ -24,23 +24,32 @@ class OverfittingGuard(keras.callbacks.Callback):
     best, restores the model's weights of then and stops or goes on with PGD. The state
     of the optimizer is left as it is.
 
+    Each `fit` begins anew, also one that goes on with the same model: what was best
+    before is forgotten. Callbacks that monitor `robust_accuracy`, such as
+    `ModelCheckpoint`, must come after the guard in the list.
+
     Args:
         x: Inputs that are not trained on, some hundred.
         y: Their classes, one-hot rows, or 0 and 1 for a single output.
         attack: The attack to judge by; by default `PGD` with 10 steps, where the
-            model's own attack goes.
-        drop: Positive number, a difference of accuracies.
+            model's own attack goes when `fit` begins.
+        drop: Number between 0 and 1, a difference of accuracies.
         action: `"stop"`, or `"fallback"`: train on with `fallback`; the step is traced
             anew.
-        fallback: The attack to go on with; by default `PGD` with 10 steps.
+        fallback: The attack to go on with; by default `PGD` with 10 steps, where the
+            model's own attack goes. Only for `action="fallback"`.
         batch_size: Positive integer.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range; when `fit` begins, if the data do
+            not suit the model.
+        TypeError: If an argument is of the wrong type; when `fit` begins, if the model
+            is no `AdversarialModel`.
 
     Attributes:
-        best: The highest accuracy so far.
-        acted: The epoch after which the guard acted, or `None`.
+        best: The highest accuracy of this `fit` so far; -1 before.
+        acted: The epoch after which the guard last acted in this `fit`, counted from 0
+            as in `history.epoch`, or `None`.
 
     Example:
 
@@ -75,37 +84,48 @@ class OverfittingGuard(keras.callbacks.Callback):
         super().__init__()
         for name, value in (("attack", attack), ("fallback", fallback)):
             if value is not None and not isinstance(value, Attack):
-                raise ValueError(
-                    f"Invalid value for argument `{name}`. Expected an attack. "
-                    f"Received: {name}={value!r}"
+                raise TypeError(
+                    f"Invalid value for argument `{name}`. Expected an attack such as "
+                    f"kerasreg.adversarial.PGD. Received: {name}={value!r}"
                 )
         if action not in ("stop", "fallback"):
             raise ValueError(
                 'Invalid value for argument `action`. Expected "stop" or "fallback". '
                 f"Received: action={action!r}"
             )
-        self._data, self._batch_size = (x, y), batch_size
+        if fallback is not None and action != "fallback":
+            raise ValueError(
+                "Invalid value for argument `fallback`. Expected none unless "
+                f'action="fallback". Received: action={action!r} and '
+                f"fallback={fallback!r}"
+            )
+        self._data = x, y, check_count("batch_size", batch_size)
         self.attack, self.fallback = attack, fallback
-        self.drop = check_number("drop", drop, above=0.0)
-        self.action = action
+        self.drop, self.action = _share("drop", drop), action
         self.best, self.acted = -1.0, None
         self._judge: Any = None
+        self._by: Any = None
         self._weights: Any = None
 
     def on_train_begin(self, logs=None):
-        """Check the model."""
-        if not isinstance(self.model, AdversarialModel):
-            raise ValueError(
-                "OverfittingGuard is for an AdversarialModel. Received: "
-                f"{type(self.model).__name__}"
+        """Check the model and the data, and begin anew."""
+        model = self.model
+        if not isinstance(model, AdversarialModel):
+            raise TypeError(
+                "Invalid value for argument `callbacks`. Expected OverfittingGuard for "
+                f"an AdversarialModel. Received: one for a {type(model).__name__}"
             )
-        if self.attack is None:
-            self.attack = PGD(**where(self.model.attack))
-        self._judge = Judge(self.model, *self._data, self._batch_size)
+        self.best, self.acted, self._weights = -1.0, None, None
+        self._by = self.attack or PGD(**where(model.attack))
+        self._judge = Judge(model, *self._data)
+        self._by.check(self._judge.inputs, self._judge.targets(self._by))
+        if self.fallback is not None:  # The model says if it does not suit it.
+            own, model.attack = model.attack, self.fallback
+            model.attack = own
 
     def on_epoch_end(self, epoch, logs=None):
         """Measure, and act if need be."""
-        accuracy = float(np.mean(self._judge.right(self.attack)))
+        accuracy = float(np.mean(self._judge.right(self._by)))
         if logs is not None:
             logs["robust_accuracy"] = accuracy
         inner = self.model.model
@@ -118,8 +138,8 @@ class OverfittingGuard(keras.callbacks.Callback):
         inner.set_weights(self._weights)
         warnings.warn(
             "Catastrophic overfitting: accuracy under attack fell from "
-            f"{self.best:.3f} to {accuracy:.3f} in epoch {epoch}. The best weights are "
-            "restored.",
+            f"{self.best:.3f} to {accuracy:.3f} in epoch {epoch + 1}, by more than "
+            f"drop={self.drop:g}. The best weights are restored.",
             stacklevel=2,
         )
         if self.action == "stop":
@@ -127,3 +147,13 @@ class OverfittingGuard(keras.callbacks.Callback):
             return
         self.model.attack = self.fallback or PGD(**where(self.model.attack))
         self.model.make_train_function(force=True)
+
+
+def _share(name, value):
+    number = check_number(name, value, above=0.0)
+    if number >= 1:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a number between 0 and 1. "
+            f"Received: {name}={value!r}"
+        )
+    return number

@@ -42,7 +42,7 @@ def fit(guard, epochs=5, spoil=2):
 
 def test_it_stops_and_restores():
     guard = OverfittingGuard(*[a[40:] for a in data()], drop=0.3)
-    with pytest.warns(UserWarning, match="fell from .* in epoch 2"):
+    with pytest.warns(UserWarning, match=r"in epoch 3, by more than drop=0\.3\."):
         model, _, history = fit(guard)
     assert guard.acted == 2
     assert len(history["loss"]) == 3
@@ -80,26 +80,86 @@ def test_a_good_run_is_left_alone():
     assert isinstance(model.attack, FGSM)
 
 
-def test_bad_arguments():
-    x, y = data()
-    for arguments, message in (
-        (
-            {"action": "wait"},
-            'Invalid value for argument `action`. Expected "stop" or "fallback". '
-            "Received: action='wait'",
-        ),
+def test_each_fit_begins_anew():
+    """Neither weights nor attack of one model come into another."""
+    guard, found = OverfittingGuard(*data()), []
+    for eps in (0.0, 9.0):
+        inner = models.linear([[1.0], [-2.0], [0.5], [0.0]], loss="binary_crossentropy")
+        model, logs = AdversarialModel(inner, FGSM(eps)), {}
+        model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=True))
+        guard.set_model(model)
+        guard.on_train_begin()
+        guard.on_epoch_end(0, logs)
+        assert (guard.acted, guard.attack) == (None, None)
+        assert guard.best == logs["robust_accuracy"]
+        found.append(guard.best)
+    assert found[0] == 1.0
+    assert found[1] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"action": "wait"}, ValueError, 'Expected "stop" or "fallback". Received: '),
         (
             {"attack": "pgd"},
-            "Invalid value for argument `attack`. Expected an attack. Received: "
-            "attack='pgd'",
+            TypeError,
+            "argument `attack`. Expected an attack such as kerasreg.adversarial.PGD. "
+            "Received: attack='pgd'",
         ),
-    ):
-        with pytest.raises(ValueError) as caught:
-            OverfittingGuard(x, y, **arguments)
-        assert str(caught.value) == message
-    plain = models.linear(np.zeros((4, 1)))
+        (
+            {"fallback": PGD(0.1)},
+            ValueError,
+            'argument `fallback`. Expected none unless action="fallback". Received: '
+            "action='stop' and fallback=PGD(",
+        ),
+        ({"drop": 1.0}, ValueError, "a number between 0 and 1. Received: drop=1.0"),
+        ({"drop": 0.0}, ValueError, "Received: drop=0.0"),
+        ({"batch_size": "8"}, TypeError, "Received: batch_size='8'"),
+        ({"batch_size": 0}, ValueError, "Received: batch_size=0"),
+    ],
+)
+def test_bad_arguments(arguments, error, message):
+    with pytest.raises(error) as caught:
+        OverfittingGuard(*data(), **arguments)
+    assert str(caught.value).startswith("Invalid value for argument")
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (None, [0, 1], "argument `x`. Expected one example or more"),
+        (np.zeros((0, 4)), [], "Received: shapes [(0, 4)]"),
+        (np.zeros((3, 4)), None, "Received: y=None"),
+        (np.zeros((3, 4)), [0, 1], "Received: y of shape (2,)"),
+        (np.zeros((3, 4)), np.eye(3), "Received: y of shape (3, 3)"),
+    ],
+)
+def test_bad_data(x, y, message):
+    """They are found before the first epoch."""
+    guard = OverfittingGuard(x, y)
+    inner = models.linear(np.zeros((4, 1)), loss="binary_crossentropy")
+    guard.set_model(AdversarialModel(inner, FGSM(0.1)))
+    guard.model.compile("sgd", "binary_crossentropy")
     with pytest.raises(ValueError) as caught:
+        guard.on_train_begin()
+    assert message in str(caught.value)
+
+
+def test_models_that_do_not_suit_it():
+    x, y = data()
+    plain = models.linear(np.zeros((4, 1)))
+    with pytest.raises(TypeError) as caught:
         plain.fit(x, y, verbose=0, callbacks=[OverfittingGuard(x, y)])
     assert str(caught.value) == (
-        "OverfittingGuard is for an AdversarialModel. Received: Sequential"
+        "Invalid value for argument `callbacks`. Expected OverfittingGuard for an "
+        "AdversarialModel. Received: one for a Sequential"
     )
+    guard = OverfittingGuard(x, y, action="fallback", fallback=FGSM(0.1))
+    inner = models.linear(np.zeros((4, 1)), loss="binary_crossentropy")
+    model = AdversarialModel(inner, PGD(0.1), "trades")
+    model.compile("sgd", "binary_crossentropy")
+    with pytest.raises(ValueError, match="random_start=True"):
+        model.fit(x, y, verbose=0, callbacks=[guard])
+    assert isinstance(model.attack, PGD)
