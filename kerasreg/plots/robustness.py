@@ -2,23 +2,28 @@
 
 from kerasreg.plots.style import GREY, PALETTE, dress, new_figure
 
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("--", ":", "-.", (0, (1, 4)))
+_WIDEST, _NARROWER, _NARROWEST = 4.5, 0.5, 1.2
+
 
 def robustness_curve(reports, *, title=None):
     """Draws the accuracy under PGD over its radius, one line a model.
 
     A model whose report failed a check is drawn dashed and grey: its curve is not to be
-    believed.
+    believed. Later lines are narrower, with markers of another shape, so that one on
+    top of another leaves both to be seen.
 
     Args:
         reports: What `kerasreg.adversarial.robust_evaluate` returned, or a dict of
-            these by name.
+            these by name, all with the same norm.
         title: Text above the figure.
 
     Returns:
         The `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: There is no report.
+        ValueError: There is no report, or one without a curve, or the norms differ.
 
     Example:
         >>> from kerasreg.adversarial import RobustReport
@@ -28,27 +33,59 @@ def robustness_curve(reports, *, title=None):
         >>> figure.axes[0].get_legend_handles_labels()[1]
         ['plain']
     """
+    given = reports
     if not isinstance(reports, dict):
-        reports = {"": reports}
+        reports = {getattr(reports, "model", ""): reports}
     if not reports or not all(hasattr(r, "curve") for r in reports.values()):
         raise ValueError(
             "Invalid value for argument `reports`. Expected a report of "
             "`robust_evaluate`, or a dict of them by name. "
-            f"Received: reports={reports!r}"
+            f"Received: reports={given!r}"
         )
+    norm = _norm(reports)
     figure, axes = new_figure(4.8, 3.2)
+    failed = 0
     for number, (name, report) in enumerate(reports.items()):
         eps, accuracy = zip(*sorted(report.curve.items()), strict=True)
-        look = {"color": PALETTE[number % len(PALETTE)], "marker": "o"}
+        look = {"color": PALETTE[number % len(PALETTE)], "linestyle": "-"}
         if not report.passed:
-            look.update(color=GREY, linestyle="--", marker="x")
+            look = {"color": GREY, "linestyle": _DASHES[failed % len(_DASHES)]}
             name = f"{name} (a check failed)".strip()
-        axes.plot(eps, accuracy, label=str(name), markersize=4, **look)
+            failed += 1
+        axes.plot(
+            eps,
+            accuracy,
+            label=str(name),
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=6,
+            markerfacecolor="none",
+            linewidth=max(_WIDEST * _NARROWER**number, _NARROWEST),
+            **look,
+        )
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(left=0.0)
-    dress(axes, xlabel="eps", ylabel="accuracy under PGD")
+    xlabel = f"eps (norm {norm})" if norm else "eps"
+    dress(axes, xlabel=xlabel, ylabel="accuracy under PGD")
     if any(axes.get_legend_handles_labels()[1]):
         axes.legend(frameon=False, fontsize=8.5)
     if title is not None:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11.5)
     return figure
+
+
+def _norm(reports):
+    """The norm of all curves; `None` if the reports, made by hand, do not say."""
+    empty = [name for name, report in reports.items() if not report.curve]
+    if empty:
+        raise ValueError(
+            "Invalid value for argument `reports`. Expected reports with a curve. "
+            f"Received: none in the report {empty[0]!r}"
+        )
+    norms = {name: getattr(r, "pgd", {}).get("norm") for name, r in reports.items()}
+    found = set(norms.values()) - {None}
+    if len(found) > 1:
+        raise ValueError(
+            "Invalid value for argument `reports`. Expected curves of one norm: their "
+            f"radii cannot be compared. Received: norms {norms}"
+        )
+    return found.pop() if found else None
