@@ -223,7 +223,9 @@ def with_radius(attack, radius):
         radius: Number or scalar tensor.
     """
     twin = copy.copy(attack)
+    # Past the attack's checks, which take no tensors.
+    vars(twin)["eps"] = radius
     if getattr(attack, "step", None) is not None:
-        twin.step = attack.step * radius / attack.eps if attack.eps > 0 else None
-    twin.eps = radius
+        step = attack.step * radius / attack.eps if attack.eps > 0 else None
+        vars(twin)["step"] = step
     return twin

@@ -91,6 +91,7 @@ def test_another_radius_has_steps_in_proportion():
     twin = with_radius(attack, 0.4)
     assert (twin.eps, twin.step) == (0.4, pytest.approx(0.1))
     assert (attack.eps, attack.step) == (0.2, 0.05)
+    assert with_radius(PGD(0.0, step=0.05), 0.4).step is None
 
 
 def test_attacks_have_names():
