@@ -3,7 +3,7 @@
 from kerasreg.plots.style import GREY, PALETTE, dress, new_figure
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("--", ":", "-.", (0, (1, 4)))
+_DASHES = ("--", ":", "-.")
 _WIDEST, _NARROWER, _NARROWEST = 4.5, 0.5, 1.2
 
 
@@ -47,9 +47,9 @@ def robustness_curve(reports, *, title=None):
     failed = 0
     for number, (name, report) in enumerate(reports.items()):
         eps, accuracy = zip(*sorted(report.curve.items()), strict=True)
-        look = {"color": PALETTE[number % len(PALETTE)], "linestyle": "-"}
+        color, line = PALETTE[number % len(PALETTE)], "-"
         if not report.passed:
-            look = {"color": GREY, "linestyle": _DASHES[failed % len(_DASHES)]}
+            color, line = GREY, _DASHES[failed % len(_DASHES)]
             name = f"{name} (a check failed)".strip()
             failed += 1
         axes.plot(
@@ -60,7 +60,8 @@ def robustness_curve(reports, *, title=None):
             markersize=6,
             markerfacecolor="none",
             linewidth=max(_WIDEST * _NARROWER**number, _NARROWEST),
-            **look,
+            color=color,
+            linestyle=line,
         )
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(left=0.0)
