@@ -1,16 +1,20 @@
 """Attacks: perturbations of inputs within a ball that raise a model's loss."""
 
+import inspect
+import operator
 import weakref
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
-from kerasreg.adversarial.geometry import NORMS
-from kerasreg.adversarial.problem import Problem, attacked, to_tensors
+from kerasreg.adversarial import arguments, where
+from kerasreg.adversarial.checks import check_call, check_examples, check_inputs
+from kerasreg.adversarial.losses import check_classes
+from kerasreg.adversarial.problem import Problem
 from kerasreg.adversarial.space import Space
-from kerasreg.regularizers.base import check_number
+from kerasreg.adversarial.tensors import attacked, keys_of, to_tensors
 
 
 class Attack:
@@ -20,7 +24,7 @@ class Attack:
         eps: Non-negative number, the radius of the ball.
         norm: `"inf"`, `"2"` or `"1"`.
         bounds: Pair of the least and greatest value of an input (numbers, or arrays of
-            the shape of one example), or `None`.
+            the shape of one example; infinite for none), or `None`.
         scale: What counts as a change of 1 for each feature (its standard deviation,
             say): positive number or array; the ball is `‖δ/scale‖ ≤ eps`.
         mask: Bool array, true for features that may be changed.
@@ -32,12 +36,24 @@ class Attack:
     Attributes:
         changes: How often an argument was set, for what was traced with another.
 
-    For a model with several inputs `bounds`, `scale` and `mask` may be dicts or lists
+    For a model with several inputs `bounds`, `scale` and `mask` may be dicts, or lists
     with an entry for each; every input that holds floating-point numbers has a ball of
-    its own, others are left alone.
+    its own, others are left alone. For one input a list is an array. Balls are kept up
+    to rounding: at large magnitudes up to the spacing of float32 numbers there.
+
+    Arguments are attributes, which can be set.
     """
 
     needs_labels = True
+    _checks: dict[str, Any] = {
+        "eps": arguments.check_length,
+        "norm": arguments.check_norm,
+        "bounds": where.check_bounds,
+        "scale": where.check_scale,
+        "mask": where.check_mask,
+        "on": arguments.check_on,
+        "loss": arguments.check_loss,
+    }
 
     def __init__(
         self,
@@ -49,13 +65,15 @@ class Attack:
         mask=None,
         on=None,
         loss=None,
+        **unknown,
     ):
-        self.eps = check_number("eps", eps)
-        self.norm = _check_norm(norm)
-        self.bounds = _each("bounds", bounds, _check_bounds)
-        self.scale = _each("scale", scale, _check_scale)
-        self.mask = _each("mask", mask, lambda name, value: np.asarray(value, bool))
-        self.on, self.loss = on, keras.losses.get(loss)
+        if unknown:
+            raise TypeError(
+                f"{type(self).__name__} takes the arguments {_arguments(self)}. "
+                f"Received: {', '.join(unknown)}"
+            )
+        self.eps, self.norm, self.on, self.loss = eps, norm, on, loss
+        self.bounds, self.scale, self.mask = bounds, scale, mask
         self._graphs: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
     def __call__(self, model, x, y=None, *, seed=0):
@@ -76,25 +94,40 @@ class Attack:
 
         Raises:
             ValueError: If `y` is missing or not of the loss's form, or an input is out
-                of bounds.
-            TypeError: If there is nothing to differentiate by: no input of
-                floating-point numbers.
+                of bounds, not finite, or of another shape than the model takes.
+            TypeError: If an argument is of the wrong type, or there is nothing to
+                differentiate by: no input of floating-point numbers.
         """
-        x, y = to_tensors(x), None if y is None else to_tensors(y)
+        check_call(model, seed)
+        x, y = to_tensors(x, "x"), None if y is None else to_tensors(y, "y")
+        check_inputs(model, x)
         self.check(x, y)
-        graph, loss = self._graphs.get(model, (None, None))
-        if graph is None or loss is not getattr(model, "loss", None):
+        if self.needs_labels:
+            check_classes(model, y, self.loss)
+        seed = ops.convert_to_tensor([0, int(seed)], "int32")
+        # What is called is a concrete graph: TensorFlow warns of attacks in a loop.
+        return self._graph(model, x, y).get_concrete_function(x, y, seed)(x, y, seed)
+
+    def _graph(self, model, x, y):
+        """The graph of a model, which is as it was, and of data of these ranks."""
+        layers = list(model._flatten_layers(include_self=False))
+        state = [getattr(model, "_compile_loss", None), *layers]
+        known, graphs = self._graphs.get(model, ([], {}))
+        if len(known) != len(state) or any(map(operator.is_not, known, state)):
+            graphs = {}
+            self._graphs[model] = state, graphs
+        ranks = str(tree.map_structure(_rank, (x, y)))
+        if ranks not in graphs:
             # tensorflow: Keras has no public call that makes a graph of a function.
             import tensorflow as tf
 
             model_of = weakref.ref(model)
-            graph = tf.function(
+            graphs[ranks] = tf.function(
                 lambda *args: self.attack(model_of(), *args),
                 autograph=False,
                 reduce_retracing=True,
             )
-            self._graphs[model] = graph, getattr(model, "loss", None)
-        return graph(x, y, ops.convert_to_tensor([0, seed], "int32"))
+        return graphs[ranks]
 
     def attack(self, model, x, y, seed, *, objective=None, compiled=None):
         """The same, for use inside a graph: all arguments are tensors.
@@ -138,22 +171,42 @@ class Attack:
                 f"{type(self).__name__} raises the loss of given targets. Expected "
                 "`y`. Received: y=None"
             )
+        x, y = to_tensors(x, "x"), None if y is None else to_tensors(y, "y")
+        check_examples(x, y if self.needs_labels else None)
         if self.on is not None:
+            self.check_places([None])
             return
+        self.check_places(keys_of(x))
         for key, value in attacked(x):
             self.space(key, value)  # checks shapes
-            bounds = self.place(key)["bounds"]
-            if bounds is None:
-                continue
-            low, high = bounds
-            value = ops.convert_to_numpy(value)
-            outside = max(np.max(low - value), np.max(value - high))
-            if outside > _SLACK:
-                raise ValueError(
-                    "Invalid value for argument `x`. Expected inputs within the "
-                    f"bounds {_plain(bounds)}. Received: one that is {outside:.3g} "
-                    "outside of them"
-                )
+            self._check_bounds(key, value)
+
+    def _check_bounds(self, key, x):
+        bounds = self.place(key)["bounds"]
+        if bounds is None:
+            return
+        x = ops.convert_to_numpy(x)
+        precision = float(np.finfo("float32").eps)
+        low, high = (np.asarray(bound, x.dtype) for bound in bounds)
+        # Rounding of what was rescaled, and of large numbers.
+        spare = [_SLACK + 4 * precision * np.abs(bound) for bound in (low, high)]
+        outside = max(np.max(low - x - spare[0]), np.max(x - high - spare[1]))
+        if outside > 0:
+            outside = max(np.max(low - x), np.max(x - high))
+            raise ValueError(
+                "Invalid value for argument `x`. Expected inputs within the bounds "
+                f"{where.shown(bounds)}. Received: one that is {outside:.3g} outside "
+                "of them"
+            )
+
+    def check_places(self, keys):
+        """Raise if bounds, scale or mask are for other inputs.
+
+        Args:
+            keys: Names of the inputs, their indices, or `[None]` for one.
+        """
+        for name in _PLACES:
+            where.check_entries(name, getattr(self, name), keys)
 
     def space(self, key, x):
         """The `Space` of one input.
@@ -170,11 +223,12 @@ class Attack:
         Args:
             key: Its name, its index, or `None` if there is one input.
         """
-        names = ("bounds", "scale", "mask")
-        return {name: _entry(getattr(self, name), key) for name in names}
+        return {name: where.entry(name, getattr(self, name), key) for name in _PLACES}
 
     def __setattr__(self, name, value):
-        """Set an argument; what was traced with another is forgotten."""
+        """Check and set an argument; what was traced with another is forgotten."""
+        if name in self._checks:
+            value = self._checks[name](name, value)
         super().__setattr__(name, value)
         self.__dict__["changes"] = self.__dict__.get("changes", 0) + 1
         self.__dict__.get("_graphs", {}).clear()
@@ -185,103 +239,51 @@ class Attack:
 
     def get_config(self):
         """The constructor's arguments."""
-        layer = getattr(self.on, "name", self.on)
-        bounds = _plain(self.bounds)
-        if isinstance(bounds, list):  # JSON makes lists of pairs, too
-            bounds = [_EACH, *bounds]
         return {
             "eps": self.eps,
             "norm": self.norm,
-            "bounds": bounds,
-            "scale": _plain(self.scale),
-            "mask": _plain(self.mask),
-            "on": layer,
+            "bounds": where.plain(self.bounds),
+            "scale": where.plain(self.scale),
+            "mask": where.plain(self.mask),
+            "on": getattr(self.on, "name", self.on),
             "loss": keras.losses.serialize(self.loss) if self.loss else None,
         }
 
     @classmethod
     def from_config(cls, config):
         """Make the attack of `get_config`."""
-        return cls(**{**config, "bounds": _pairs(config.get("bounds"))})
+        whole = {"bounds": tuple}
+        places = {
+            name: where.from_plain(config.get(name), whole.get(name, np.asarray))
+            for name in _PLACES
+        }
+        return cls(**{**config, **places})
 
     def __repr__(self):
         given = {k: v for k, v in self.get_config().items() if v is not None}
-        inside = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        texts = {name: repr(value) for name, value in given.items()}
+        for name in _PLACES:
+            if name in given:
+                texts[name] = where.shown(getattr(self, name))
+        inside = ", ".join(f"{name}={text}" for name, text in texts.items())
         return f"{type(self).__name__}({inside})"
 
 
 _SLACK = 1e-5  # of inputs that are rescaled to their bounds
-_EACH = "each input"
+_PLACES = ("bounds", "scale", "mask")
 
 
-def _entry(values: Any, key):
-    """What is given for one input: an entry of a dict or list, or the same for all."""
-    if isinstance(values, dict):
-        return values.get(key)
-    return values[key] if isinstance(values, list) else values
-
-
-def _each(name, values, check):
-    """Check a value, or each of a dict or list of them."""
-    if values is None:
+def _rank(tensor):
+    if tensor is None:
         return None
-    if isinstance(values, dict):
-        return {key: _each(name, value, check) for key, value in values.items()}
-    if isinstance(values, list) and name != "bounds":
-        numbers = all(v is not None and np.ndim(v) == 0 for v in values)
-        values = np.asarray(values) if numbers else values
-    if isinstance(values, list):
-        return [_each(name, value, check) for value in values]
-    return check(name, values)
+    return len(tensor.shape), keras.backend.standardize_dtype(tensor.dtype)
 
 
-def _plain(values):
-    """Arrays as lists of numbers, for the config."""
-    if isinstance(values, dict):
-        return {key: _plain(value) for key, value in values.items()}
-    if isinstance(values, tuple | list):
-        return type(values)(_plain(value) for value in values)
-    return values.tolist() if isinstance(values, np.ndarray) else values
-
-
-def _pairs(bounds):
-    """Bounds from a config, in which pairs may have become lists."""
-    if isinstance(bounds, dict):
-        return {key: _pairs(pair) for key, pair in bounds.items()}
-    if isinstance(bounds, list) and bounds[0] == _EACH:
-        return [_pairs(pair) for pair in bounds[1:]]
-    return tuple(bounds) if isinstance(bounds, list) else bounds
-
-
-def _check_norm(norm):
-    text = "inf" if norm in (np.inf, "inf") else str(norm)
-    if text not in NORMS:
-        raise ValueError(
-            f'Invalid value for argument `norm`. Expected "inf", 2 or 1. '
-            f"Received: norm={norm!r}"
-        )
-    return text
-
-
-def _check_bounds(name, pair):
-    try:
-        low, high = (np.asarray(bound, dtype=float) for bound in pair)
-        right = bool(np.all(low < high))
-    except (TypeError, ValueError):
-        right = False
-    if not right:
-        raise ValueError(
-            "Invalid value for argument `bounds`. Expected a pair of the least and the "
-            f"greatest value of an input. Received: bounds={pair!r}"
-        )
-    return (low, high)
-
-
-def _check_scale(name, scale):
-    scale = np.asarray(scale, dtype=float)
-    if not np.all(np.isfinite(scale)) or np.any(scale <= 0):
-        raise ValueError(
-            "Invalid value for argument `scale`. Expected positive numbers. "
-            f"Received: scale={scale!r}"
-        )
-    return scale
+def _arguments(attack):
+    """Names of what a constructor takes."""
+    parameters = [
+        *inspect.signature(type(attack).__init__).parameters.values(),
+        *inspect.signature(Attack.__init__).parameters.values(),
+    ]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return [name for name in dict.fromkeys(names) if name != "self"]

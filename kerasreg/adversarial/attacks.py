@@ -3,10 +3,11 @@
 import keras
 from keras import ops, tree
 
+from kerasreg.adversarial.arguments import check_bool, check_length, check_step
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
 from kerasreg.adversarial.problem import better_of, random_points
-from kerasreg.regularizers.base import check_count, check_number
+from kerasreg.regularizers.base import check_count
 
 _RESTART = 1009  # between the seeds of two restarts: more than their own draws
 # A full random point of the L1 ball is dense, and sparse steps are long in undoing it.
@@ -50,10 +51,11 @@ class FGSM(Attack):
     free", algorithm 3 (random start).
     """
 
+    _checks = {**Attack._checks, "random_start": check_bool, "step": check_step}
+
     def __init__(self, eps, norm="inf", *, random_start=False, step=None, **where):
         super().__init__(eps, norm, **where)
-        self.random_start = bool(random_start)
-        self.step = None if step is None else check_number("step", step, above=0.0)
+        self.random_start, self.step = random_start, step
 
     def perturb(self, problem, seed):
         """One step."""
@@ -85,7 +87,7 @@ class PGD(Attack):
             any point of the ball can be reached from any other.
         restarts: Positive integer.
         random_start: Whether to begin at a random point of the ball (in the L1 norm of
-            one of a tenth of the radius); without it, only one restart makes sense.
+            one of a tenth of the radius); without it, there is one restart.
         **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`.
 
     Raises:
@@ -109,6 +111,14 @@ class PGD(Attack):
     adversarial attacks", section 2.1 and appendix B.
     """
 
+    _checks = {
+        **Attack._checks,
+        "steps": check_count,
+        "step": check_step,
+        "restarts": check_count,
+        "random_start": check_bool,
+    }
+
     def __init__(
         self,
         eps,
@@ -121,10 +131,13 @@ class PGD(Attack):
         **where,
     ):
         super().__init__(eps, norm, **where)
-        self.steps = check_count("steps", steps)
-        self.step = None if step is None else check_number("step", step, above=0.0)
-        self.restarts = check_count("restarts", restarts)
-        self.random_start = bool(random_start)
+        self.steps, self.step = steps, step
+        self.restarts, self.random_start = restarts, random_start
+        if self.restarts > 1 and not self.random_start:
+            raise ValueError(
+                "Invalid value for argument `restarts`. Expected 1 for random_start="
+                f"False: all would be the same. Received: restarts={restarts!r}"
+            )
 
     def perturb(self, problem, seed):
         """The best of the restarts."""
@@ -180,7 +193,9 @@ class VAT(Attack):
         eps: Non-negative number, the radius of the ball.
         norm: `2`, as in the paper, `"inf"` or `1`.
         iterations: Positive integer, of the power iteration.
-        probe: Positive number, `ξ` in the paper, a length in the (scaled) inputs.
+        probe: Positive number, `ξ` in the paper, a length in the (scaled) inputs. It is
+            to be well above the spacing of float32 numbers of the size of the inputs:
+            0.06 at 1e6, where the default finds nothing.
         **where: `bounds`, `scale`, `mask`, `on` and `loss` of `Attack`; of the loss it
             only matters whether it is a cross-entropy, and of logits.
 
@@ -205,11 +220,15 @@ class VAT(Attack):
     """
 
     needs_labels = False
+    _checks = {
+        **Attack._checks,
+        "iterations": check_count,
+        "probe": lambda name, value: check_length(name, value, above=0.0),
+    }
 
     def __init__(self, eps, norm=2, *, iterations=1, probe=1e-2, **where):
         super().__init__(eps, norm, **where)
-        self.iterations = check_count("iterations", iterations)
-        self.probe = check_number("probe", probe, above=0.0)
+        self.iterations, self.probe = iterations, probe
 
     def perturb(self, problem, seed):
         """Power iteration, then a step of length `eps`."""
@@ -223,7 +242,9 @@ class VAT(Attack):
         direction = random_points(probes, seed)
         for _ in range(self.iterations):
             pairs = zip(probes, direction, strict=True)
-            moved = [probe.climb(0.0 * d, d, self.probe) for probe, d in pairs]
+            moved = [
+                probe.climb(ops.zeros_like(d), d, self.probe) for probe, d in pairs
+            ]
             direction = problem.gradient(moved, change)
         return problem.climb(problem.zeros(), direction, self.eps)
 

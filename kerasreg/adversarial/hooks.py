@@ -2,6 +2,7 @@
 
 import contextlib
 
+import keras
 from keras import ops, tree
 
 
@@ -16,6 +17,9 @@ def perturbed(layer, delta):
         layer: A `keras.Layer`, which the model calls once.
         delta: Tensor of the shape of its output, as an attack with `on` returns it.
 
+    Raises:
+        TypeError: If `layer` is not one; names are not accepted here.
+
     Example:
 
     >>> import keras
@@ -28,17 +32,32 @@ def perturbed(layer, delta):
     >>> float(shifted[0, 0, 0])
     1.0
     """
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            "Invalid value for argument `layer`. Expected a layer, such as "
+            f"model.get_layer(name). Received: layer={layer!r}"
+        )
     call = layer.call
 
     def shifted(*args, **kwargs):
         outputs = call(*args, **kwargs)
         return outputs + ops.cast(delta, outputs.dtype)
 
-    layer.call = shifted
+    with _called(layer, shifted):
+        yield
+
+
+@contextlib.contextmanager
+def _called(layer, function):
+    """Context with another `call` of a layer; within others', theirs comes back."""
+    before = vars(layer).get("call")
+    layer.call = function
     try:
         yield
     finally:
         del layer.call
+        if before is not None:
+            layer.call = before
 
 
 def output_of(model, layer, x):
@@ -58,11 +77,8 @@ def output_of(model, layer, x):
         seen.append(call(*args, **kwargs))
         return seen[-1]
 
-    layer.call = watched
-    try:
+    with _called(layer, watched):
         model(x, training=False)
-    finally:
-        del layer.call
     if len(seen) != 1 or len(tree.flatten(seen[0])) != 1:
         raise ValueError(
             "Invalid value for argument `on`. Expected a layer that is called once and "

@@ -110,11 +110,13 @@ def check_labels(loss, y, y_pred):
         y: Tensor of targets.
         y_pred: Predictions, or what has their shape.
 
+    Targets of another form are left to `check_targets`.
+
     Raises:
         ValueError: If a class is not one, or a target is not between 0 and 1.
     """
     kind, values = kind_of(loss), ops.convert_to_numpy(y).astype(float)
-    if kind is None:
+    if kind is None or not _suit(loss, y, y_pred):
         return
     if kind == "sparse":
         classes = y_pred.shape[axis_of(loss, len(y_pred.shape))]
@@ -129,3 +131,11 @@ def check_labels(loss, y, y_pred):
             f"Invalid value for argument `y`. Expected {expected}, for the loss "
             f"{name_of(loss)!r}. Received: {wrong.size} others, such as {wrong[0]:g}"
         )
+
+
+def _suit(loss, y, y_pred):
+    try:
+        check_targets(loss, y, y_pred)
+    except ValueError:
+        return False
+    return True

@@ -159,12 +159,12 @@ def _mask_of(tensor):
 def _mean(values, *masks):
     """The mean over all axes but that of the examples, of places that count."""
     axes = tuple(range(1, len(values.shape)))
-    masks = [ops.cast(mask, values.dtype) for mask in masks if mask is not None]
-    if not masks:
+    given = [ops.cast(mask, values.dtype) for mask in masks if mask is not None]
+    if not given:
         return ops.mean(values, axis=axes) if axes else values
     counted = ops.ones_like(values)
-    for mask in masks:
-        counted = counted * _like(mask, values)
+    for factors in given:
+        counted = counted * _like(factors, values)
     values = ops.where(counted > 0, values, 0.0)
     if not axes:
         return values

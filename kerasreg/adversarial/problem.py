@@ -1,11 +1,16 @@
 """What an attack climbs: a loss as a function of perturbations of the inputs."""
 
 import keras
-import numpy as np
 from keras import ops, tree
 
 from kerasreg.adversarial import hooks
 from kerasreg.adversarial.losses import example_losses
+from kerasreg.adversarial.tensors import attacked, keys_of
+from kerasreg.adversarial.tensors import to_tensors as to_tensors
+
+# What slopes are multiplied by on their way through float16, which ends at 6e-8 and
+# is coarse below 6e-5; and where that does not do.
+_STEEP, _LEAST, _STEEPER = 2.0**10, 2.0**-14, 2.0**24
 
 
 class Problem:
@@ -33,10 +38,16 @@ class Problem:
         self._objective = objective
         self._layer = find_layer(model, attack.on)
         if self._layer is None:
+            attack.check_places(keys_of(x))
             pairs = attacked(x)
         else:
+            attack.check_places([None])
             pairs = [(None, hooks.output_of(model, self._layer, x))]
+        self._keys = [key for key, _ in pairs]
         self.spaces = [attack.space(key, tensor) for key, tensor in pairs]
+        self._half = any(
+            part.compute_dtype == "float16" for part in model._flatten_layers()
+        )
 
     def inputs(self, deltas):
         """The model's inputs with the perturbations added, within their bounds.
@@ -63,8 +74,14 @@ class Problem:
             return self.model(self.x, training=False)
 
     def _replaced(self, changed):
-        changed = iter(changed)
-        return tree.map_structure(lambda x: next(changed) if real(x) else x, self.x)
+        """The inputs, some of them changed, in a structure as it was."""
+        by_key = dict(zip(self._keys, changed, strict=True))
+        if None in by_key:
+            return by_key[None]
+        if isinstance(self.x, dict):
+            return type(self.x)((k, by_key.get(k, v)) for k, v in self.x.items())
+        rows = [by_key.get(i, v) for i, v in enumerate(self.x)]
+        return tree.pack_sequence_as(self.x, rows)
 
     def losses(self, deltas):
         """What is to be raised, of each example: a tensor (batch,)."""
@@ -79,12 +96,40 @@ class Problem:
         Raises:
             TypeError: If it does not depend on any perturbation.
         """
+        function = function or self.losses
+        if not self._half:
+            return self._slopes(deltas, function)
+        steep = self._slopes(deltas, function, _STEEP)
+        finite, largest = ops.ones((), "bool"), 0.0
+        for slope in steep:
+            axes = tuple(range(1, len(slope.shape)))
+            finite = finite & ops.all(ops.isfinite(slope), axis=axes)
+            largest = ops.maximum(largest, ops.max(ops.abs(slope), axis=axes))
+        good = finite & (largest > _LEAST / _STEEP)
+
+        def again():
+            factors = ops.where(finite, _STEEPER, 1.0)
+            return better_of(good, steep, self._slopes(deltas, function, factors))
+
+        return ops.cond(ops.all(good), lambda: steep, again)
+
+    def _slopes(self, deltas, function, factors=None):
+        """Slopes of the sum; on their way back through the model they are multiplied.
+
+        Args:
+            deltas: List of tensors.
+            function: From these to a number an example.
+            factors: A number, or one for each example.
+        """
         # tensorflow: Keras has no public call that differentiates.
         import tensorflow as tf
 
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(deltas)
-            total = ops.sum((function or self.losses)(deltas))
+            values = function(deltas)
+            if factors is not None:
+                values = ops.cast(values, "float32") * factors
+            total = ops.sum(values)
         slopes = tape.gradient(total, deltas)
         if all(slope is None for slope in slopes):
             raise TypeError(
@@ -93,8 +138,17 @@ class Problem:
                 f'`on="embedding"`, or a layer. Received: the model {self.model.name!r}'
                 ", through which no gradient comes"
             )
-        pairs = zip(slopes, deltas, strict=True)
-        return [ops.zeros_like(d) if s is None else s for s, d in pairs]
+        slopes = [
+            ops.zeros_like(delta) if slope is None else slope
+            for slope, delta in zip(slopes, deltas, strict=True)
+        ]
+        if factors is None:
+            return slopes
+        factors = ops.cast(factors, "float32")
+        return [
+            slope / ops.reshape(factors, (-1,) + (1,) * (len(slope.shape) - 1))
+            for slope in slopes
+        ]
 
     def zeros(self):
         """No perturbation."""
@@ -137,49 +191,6 @@ def better_of(better, found, best):
     ]
 
 
-def to_tensors(data):
-    """Arrays as tensors, floating-point ones of NumPy in Keras's default precision."""
-
-    def convert(array):
-        if isinstance(array, np.ndarray | list | float) and real(np.asarray(array)):
-            return ops.convert_to_tensor(array, dtype=keras.config.floatx())
-        return ops.convert_to_tensor(array)
-
-    if isinstance(data, list) and data and np.ndim(data[0]) == 0:
-        data = np.asarray(data)
-    return tree.map_structure(convert, data)
-
-
-def real(x):
-    """Whether a tensor holds floating-point numbers, so that it can be attacked."""
-    return x is not None and "float" in keras.backend.standardize_dtype(x.dtype)
-
-
-def attacked(x):
-    """Pairs of key and tensor of the inputs that can be attacked.
-
-    The key is the name of an input of a dict, its index in a list, or `None`.
-
-    Raises:
-        TypeError: If there is none.
-    """
-    if isinstance(x, dict):
-        pairs = [(name, x[name]) for name in sorted(x)]
-    elif isinstance(x, list | tuple):
-        pairs = list(enumerate(x))
-    else:
-        pairs = [(None, x)]
-    chosen = [(key, value) for key, value in pairs if real(value)]
-    if not chosen:
-        dtypes = sorted({str(value.dtype) for _, value in pairs})
-        raise TypeError(
-            "Invalid value for argument `x`. Expected an input of floating-point "
-            "numbers, by which the loss can be differentiated; for text give the "
-            f'attack `on="embedding"`, or a layer. Received: dtypes {dtypes}'
-        )
-    return chosen
-
-
 def find_layer(model, on):
     """The layer that `on` means, or `None`.
 
@@ -196,6 +207,12 @@ def find_layer(model, on):
     found = [layer for layer in layers if layer.name == on]
     if not found and on == "embedding":
         found = [v for v in layers if isinstance(v, keras.layers.Embedding)]
+        if len(found) != 1:
+            raise ValueError(
+                "Invalid value for argument `on`. Expected a layer or its name, for a "
+                "model that has not just one Embedding. Received: on='embedding' and "
+                f"{model.name!r}, of whose layers {[v.name for v in found]} are"
+            )
     if len(found) != 1:
         raise ValueError(
             "Invalid value for argument `on`. Expected the name of one layer. "

@@ -5,7 +5,7 @@ from keras import ops
 
 from kerasreg import random
 from kerasreg.adversarial.attack import Attack
-from kerasreg.adversarial.problem import better_of
+from kerasreg.adversarial.problem import better_of, random_points
 from kerasreg.regularizers.base import check_count
 
 
@@ -44,13 +44,15 @@ class RandomSearch(Attack):
     section 3, of which this is a simple form.
     """
 
+    _checks = {**Attack._checks, "steps": check_count}
+
     def __init__(self, eps, norm="inf", *, steps=300, **where):
         super().__init__(eps, norm, **where)
-        self.steps = check_count("steps", steps)
+        self.steps = steps
 
     def perturb(self, problem, seed):
         """The best that was found."""
-        start = [space.random(seed) for space in problem.spaces]
+        start = random_points(problem.spaces, seed)
 
         def search(count, best, highest):
             # Windows from 80 % of the input to 0.3 %.

@@ -80,7 +80,9 @@ class Space:
 
     def climb(self, delta, gradient, step):
         """Go a step of the length `step` up the gradient, then constrain."""
-        slope, free = self.masked(gradient), None
+        # An entry whose slope is not known is not moved by it.
+        slope = ops.where(ops.isfinite(gradient), gradient, ops.zeros_like(gradient))
+        slope, free = self.masked(slope), None
         if self._reach is not None and self.norm == "1":
             down, up = self._reach
             free = ops.where(slope > 0, delta < up, delta > down)
@@ -114,8 +116,9 @@ def _check_shape(name, array, shape):
     except ValueError:
         right = False
     if not right:
+        one = "a bool" if name == "mask" else "a number"
         raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a number or an array that "
-            f"broadcasts to one example, of shape {shape}. Received: an array of shape "
-            f"{np.shape(array)}"
+            f"Invalid value for argument `{name}`. Expected {one} or an array that "
+            f"broadcasts to one example of `x`, of shape {shape}. Received: an array "
+            f"of shape {np.shape(array)}"
         )

@@ -143,13 +143,14 @@ def test_text_of_any_length():
             {"bounds": (1.0, 0.0)},
             ValueError,
             "Invalid value for argument `bounds`. Expected a pair of the least and the "
-            "greatest value of an input. Received: bounds=(1.0, 0.0)",
+            "greatest value of an input, the least below the greatest everywhere "
+            "(-np.inf or np.inf for none). Received: bounds=(1.0, 0.0)",
         ),
         (
             {"scale": 0.0},
             ValueError,
             "Invalid value for argument `scale`. Expected positive numbers. Received: "
-            "scale=array(0.)",
+            "scale=0.0",
         ),
         (
             {"step": 0.0},
@@ -163,12 +164,49 @@ def test_text_of_any_length():
             "Invalid value for argument `restarts`. Expected a positive integer. "
             "Received: restarts=0",
         ),
+        (
+            {"restarts": 2, "random_start": False},
+            ValueError,
+            "Invalid value for argument `restarts`. Expected 1 for random_start=False: "
+            "all would be the same. Received: restarts=2",
+        ),
+        (
+            {"random_start": "no"},
+            TypeError,
+            "Invalid value for argument `random_start`. Expected True or False. "
+            "Received: random_start='no'",
+        ),
+        (
+            {"on": 3},
+            TypeError,
+            "Invalid value for argument `on`. Expected a layer, its name or "
+            '"embedding". Received: on=3',
+        ),
+        (
+            {"loss": "foo"},
+            ValueError,
+            "Invalid value for argument `loss`. Expected a Keras loss, its name or a "
+            "function. Received: loss='foo'",
+        ),
+        (
+            {"epsilon": 3},
+            TypeError,
+            "PGD takes the arguments ['eps', 'norm', 'steps', 'step', 'restarts', "
+            "'random_start', 'bounds', 'scale', 'mask', 'on', 'loss']. Received: "
+            "epsilon",
+        ),
     ],
 )
 def test_bad_arguments(arguments, error, message):
     with pytest.raises(error) as caught:
         PGD(**{"eps": 0.1, **arguments})
     assert str(caught.value) == message
+
+
+def test_a_model_with_no_embedding_or_two():
+    model = models.linear([[1.0]])
+    with pytest.raises(ValueError, match=re.escape("of whose layers [] are")):
+        PGD(0.1, on="embedding")(model, np.ones((1, 1)), np.ones((1, 1)))
 
 
 def test_bad_data():
@@ -215,8 +253,9 @@ def test_nothing_to_differentiate_by():
         FGSM(0.1)(model, x, y)
     assert str(caught.value) == (
         "Invalid value for argument `x`. Expected an input of floating-point numbers, "
-        "by which the loss can be differentiated; for text give the attack "
-        '`on="embedding"`, or a layer. Received: dtypes ["<dtype: \'int64\'>"]'
+        "by which the loss can be differentiated: cast pixels or a table by "
+        'x.astype("float32"); for text give the attack `on="embedding"`, or a layer. '
+        "Received: dtypes ['int64']"
     )
     with pytest.raises(TypeError, match=re.escape("through which no gradient comes")):
         FGSM(0.1)(model, x.astype("float32"), y)

@@ -147,3 +147,35 @@ def test_half_precision():
     moved = np.asarray(FGSM(0.1)(model, x, y))
     assert moved.dtype == "float32"
     assert np.mean(np.abs(moved - reference) > 1e-3) < 0.05
+
+
+def test_sure_predictions_in_half_precision_are_attacked():
+    """Their slopes are below what float16 has."""
+    keras.config.set_dtype_policy("mixed_float16")
+    model = models.trained(factor=3.0)
+    keras.config.set_dtype_policy("float32")
+    (x, y), _ = models.digits()
+    x, y = x[:400], y[:400]
+    for attack in (FGSM(0.1), VAT(0.1)):
+        moved = np.any(change(attack, model, x, y) != 0, axis=1)
+        assert np.mean(moved) > 0.95
+
+
+@norms
+def test_a_slope_that_is_not_finite_is_none(norm):
+    model = models.linear([[1.0], [1.0]], activation=keras.ops.sqrt)
+    x, y = np.array([[0.0, 0.0], [1.0, 1.0]]), np.ones((2, 1))
+    moved = change(PGD(0.1, norm, steps=2, random_start=False), model, x, y - 2)
+    np.testing.assert_array_equal(moved[0], 0)
+    assert np.all(np.isfinite(moved))
+    assert np.any(moved[1] != 0)
+
+
+def test_random_search_begins_elsewhere_in_each_input():
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    both = keras.layers.Concatenate()(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(1, kernel_initializer="zeros")(both))
+    model.compile("sgd", "mse")
+    zeros = np.zeros((3, 4))
+    a, b = RandomSearch(0.1, steps=1)(model, [zeros, zeros], np.zeros((3, 1)))
+    assert np.all(np.abs(a - b) > 1e-6)

@@ -177,7 +177,9 @@ def test_arrays_that_do_not_fit(name):
     given = {name: (0.0, array) if name == "bounds" else array}
     with pytest.raises(ValueError) as caught:
         Space(tensor(np.zeros((2, 4))), 0.1, "inf", **given)
+    one = "a bool" if name == "mask" else "a number"
     assert str(caught.value) == (
-        f"Invalid value for argument `{name}`. Expected a number or an array that "
-        "broadcasts to one example, of shape (4,). Received: an array of shape (3,)"
+        f"Invalid value for argument `{name}`. Expected {one} or an array that "
+        "broadcasts to one example of `x`, of shape (4,). Received: an array of shape "
+        "(3,)"
     )
