@@ -186,8 +186,8 @@ class VAT(Attack):
     has no slope, at `δ = 0`: it grows by half the Hessian there. The perturbation has
     length `eps` along the Hessian's first eigenvector, found by power iteration with
     differences over `probe`. `D` is the Kullback-Leibler divergence of the predictions
-    for a cross-entropy loss, else their mean squared distance. In the maximum norm the
-    direction's signs are taken.
+    for one of Keras's cross-entropies, else their mean squared distance. In the maximum
+    norm the direction's signs are taken.
 
     Args:
         eps: Non-negative number, the radius of the ball.

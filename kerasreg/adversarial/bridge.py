@@ -2,7 +2,7 @@
 
 import keras
 
-from kerasreg.adversarial.judge import class_loss, class_scores
+from kerasreg.adversarial.scores import class_loss, class_scores
 from kerasreg.extras import require
 
 

@@ -58,7 +58,7 @@ def check_examples(x, y):
             "Invalid value for arguments `x` and `y`. Expected as many examples of "
             f"each. Received: {counts}"
         )
-    if 0 in counts.values():
+    if not counts or 0 in counts.values():
         raise ValueError(
             "Invalid value for argument `x`. Expected examples. Received: none"
         )
