@@ -4,7 +4,7 @@ from kerasreg.plots.style import GREY, PALETTE, dress, new_figure
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("--", ":", "-.")
-_WIDEST, _NARROWER, _NARROWEST = 4.5, 0.5, 1.2
+_WIDEST, _NARROWER, _NARROWEST = 2.8, 0.7, 1.2
 
 
 def robustness_curve(reports, *, title=None):
