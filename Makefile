@@ -4,7 +4,7 @@
 #   make federated FEDERATED_ARGS="my_package.task --clients 10 --engine flower"
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist worksteal
+PYTEST_ARGS ?= -n 3 --dist worksteal
 ENGINE ?= docker
 EXTRA ?= cpu
 IMAGE ?= kerasreg:$(EXTRA)
