@@ -49,7 +49,9 @@ def compare(
 
     Args:
         build: Function without arguments that returns a new compiled Keras
-            model, the baseline.
+            model, the baseline. It is called for each fit. Models of the same layers
+            and settings train in the graph of the first one, so the functions in it
+            (losses, say) must not change from call to call.
         x: Inputs, an array (or data frame) with the examples on the first axis.
             They must be finite; with a function as `preprocess`, which may fill
             in what is missing, they must be so after it.
