@@ -9,7 +9,8 @@ from kerasreg import random
 from kerasreg.adversarial import hooks
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.losses import divergences
-from kerasreg.adversarial.problem import find_layer, to_tensors
+from kerasreg.adversarial.problem import find_layer
+from kerasreg.adversarial.samples import samples
 from kerasreg.regularizers.base import check_count, check_number
 
 OBJECTIVES = ("adversarial", "mixed", "trades", "vat")
@@ -205,15 +206,8 @@ class AdversarialModel(keras.Model):
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """Train, as `keras.Model.fit` does, after a look at the data."""
-        some = first_data(x, y)
-        if some is not None:
-            if some[1] is None:
-                raise ValueError(
-                    "Invalid value for argument `y`. Expected targets (for examples "
-                    'without one and objective="vat" any, with the sample_weight 0). '
-                    "Received: y=None"
-                )
-            self.attack.check(*map(to_tensors, some))
+        for some_x, some_y in samples(x, y):
+            self.attack.check(some_x, some_y)
         return super().fit(x, y, *args, **kwargs)
 
     def call(self, inputs, training=None):
@@ -363,26 +357,6 @@ class AdversarialModel(keras.Model):
                 config[name], custom_objects=custom_objects
             )
         return cls(**config)
-
-
-def first_data(x, y):
-    """Inputs and targets that can be looked at before `fit`.
-
-    Args:
-        x: What `fit` takes: arrays, a `tf.data.Dataset`, `PyDataset` or generator.
-        y: Targets of arrays.
-
-    Returns:
-        A pair; of a dataset its first batch; `None` for a generator, from which
-        nothing may be taken.
-    """
-    if hasattr(x, "__next__"):
-        return None
-    if isinstance(x, keras.utils.PyDataset):
-        return keras.utils.unpack_x_y_sample_weight(x[0])[:2]
-    if hasattr(x, "element_spec"):  # a tf.data.Dataset
-        return keras.utils.unpack_x_y_sample_weight(next(iter(x)))[:2]
-    return x, y
 
 
 def _result(mean):

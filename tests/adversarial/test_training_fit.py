@@ -34,6 +34,13 @@ def test_fit_checks_its_data(kind):
         model.fit(*given, verbose=0)
 
 
+def test_all_of_a_large_array_is_checked():
+    x, y = np.zeros((9000, 4), "float32"), np.zeros(9000, "int32")
+    x[-1] = np.nan
+    with pytest.raises(ValueError, match="finite numbers"):
+        robust().fit(x, y, verbose=0)
+
+
 def test_a_generator_loses_no_batch():
     x, y = data()
     model = robust()
