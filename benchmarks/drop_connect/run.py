@@ -14,7 +14,7 @@ import numpy as np
 from kerasreg.layers import DropConnectDense
 
 BATCH = 128
-NETS = pathlib.Path(__file__).with_name("nets.npz")
+NETS = pathlib.Path(__file__).parent / "state" / "nets.npz"
 
 
 def none():
@@ -99,6 +99,7 @@ def keep(runs):
     for hidden, done in runs.items():
         arrays[hidden.__name__] = np.array([p for p, _ in done], "float16")
         arrays[f"{hidden.__name__}_seconds"] = np.array([s for _, s in done])
+    NETS.parent.mkdir(exist_ok=True)
     np.savez_compressed(NETS, **arrays)
 
 
