@@ -52,6 +52,25 @@ def check_bool(name, value):
     return bool(value)
 
 
+def check_integer(name, value, expected="an integer"):
+    """Check an integer and return it as an int.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+        expected: What it should be, for the message.
+
+    Raises:
+        TypeError: If it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(
+            f"Invalid value for argument `{name}`. Expected {expected}. "
+            f"Received: {name}={value!r}"
+        )
+    return int(value)
+
+
 def check_norm(name, norm):
     """Check a norm and return its name.
 

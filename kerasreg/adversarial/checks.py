@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from kerasreg.adversarial.arguments import check_integer
+
 _WORD = 2**31
 
 
@@ -23,14 +25,12 @@ def check_call(model, seed):
             "Invalid value for argument `model`. Expected a keras.Model. "
             f"Received: model={model!r}"
         )
-    message = (
-        "Invalid value for argument `seed`. Expected an integer of at most 32 bits. "
-        f"Received: seed={seed!r}"
-    )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise TypeError(message)
-    if not -_WORD <= seed < _WORD:
-        raise ValueError(message)
+    expected = "an integer of at most 32 bits"
+    if not -_WORD <= check_integer("seed", seed, expected) < _WORD:
+        raise ValueError(
+            f"Invalid value for argument `seed`. Expected {expected}. "
+            f"Received: seed={seed!r}"
+        )
 
 
 def check_examples(x, y):

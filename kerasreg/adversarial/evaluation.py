@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from kerasreg.adversarial.arguments import check_integer
 from kerasreg.adversarial.attack import Attack
 from kerasreg.adversarial.judge import Judge
 from kerasreg.adversarial.masking import masking_checks, one_class, strongest
@@ -75,7 +76,7 @@ def robust_evaluate(
     named = _named(attacks)
     pgd = strongest(list(named.values()))
     radii = [r * pgd.eps for r in _RADII] if eps is None else _radii(eps)
-    judge = Judge(model, x, y, batch_size, _integer("seed", seed))
+    judge = Judge(model, x, y, batch_size, check_integer("seed", seed))
     if judge.examples < 2:
         raise ValueError(
             "Invalid value for argument `x`. Expected two examples or more: with one, "
@@ -161,12 +162,3 @@ def _radii(eps):
     if not radii:
         raise ValueError(message)
     return radii
-
-
-def _integer(name, value):
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(
-            f"Invalid value for argument `{name}`. Expected an integer. "
-            f"Received: {name}={value!r}"
-        )
-    return int(value)

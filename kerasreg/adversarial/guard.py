@@ -119,9 +119,8 @@ class OverfittingGuard(keras.callbacks.Callback):
         self._by = self.attack or PGD(**where(model.attack))
         self._judge = Judge(model, *self._data)
         self._by.check(self._judge.inputs, self._judge.targets(self._by))
-        if self.fallback is not None:  # The model says if it does not suit it.
-            own, model.attack = model.attack, self.fallback
-            model.attack = own
+        if self.fallback is not None:
+            model.check_attack(self.fallback)
 
     def on_epoch_end(self, epoch, logs=None):
         """Measure, and act if need be."""

@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops, tree
 
 from kerasreg.adversarial.labels import as_targets, check_examples, class_numbers
-from kerasreg.adversarial.problem import Problem, to_tensors
+from kerasreg.adversarial.problem import Problem
 from kerasreg.adversarial.scores import class_guesses, class_loss, class_scores, margin
+from kerasreg.adversarial.tensors import to_tensors
 from kerasreg.regularizers.base import check_count
 
 

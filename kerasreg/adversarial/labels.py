@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops, tree
 
 from kerasreg.adversarial.losses import kind_of
-from kerasreg.adversarial.problem import to_tensors
+from kerasreg.adversarial.tensors import to_tensors
 
 
 def check_examples(x):

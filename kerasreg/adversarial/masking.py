@@ -6,9 +6,9 @@ import numpy as np
 from keras import ops, tree
 
 from kerasreg.adversarial.attacks import FGSM, PGD
-from kerasreg.adversarial.problem import attacked
 from kerasreg.adversarial.scores import logit_ratio, margin
 from kerasreg.adversarial.search import RandomSearch
+from kerasreg.adversarial.tensors import attacked
 
 _POINT = 0.01
 _LOSSES = 0.03  # what two losses may differ by

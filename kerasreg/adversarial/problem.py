@@ -6,7 +6,6 @@ from keras import ops, tree
 from kerasreg.adversarial import hooks
 from kerasreg.adversarial.losses import example_losses
 from kerasreg.adversarial.tensors import attacked, keys_of
-from kerasreg.adversarial.tensors import to_tensors as to_tensors
 
 # What slopes are multiplied by on their way through float16, which ends at 6e-8 and
 # is coarse below 6e-5; and where that does not do.

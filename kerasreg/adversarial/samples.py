@@ -4,13 +4,11 @@ import keras
 import numpy as np
 from keras import tree
 
-from kerasreg.adversarial.tensors import to_tensors
-
 _ROWS = 8192  # at a time: large arrays are not to be there twice
 
 
 def samples(x, y):
-    """Inputs and targets of `fit` as tensors, some at a time.
+    """Inputs and targets of `fit`, some at a time.
 
     Args:
         x: What `fit` takes: arrays, a `tf.data.Dataset`, `PyDataset` or generator.
@@ -37,8 +35,7 @@ def samples(x, y):
     leaves = tree.flatten((x, y))
     rows = len(leaves[0]) if isinstance(leaves[0], np.ndarray) else 0
     if not all(isinstance(a, np.ndarray) and len(a) == rows > _ROWS for a in leaves):
-        yield to_tensors(x, "x"), to_tensors(y, "y")
+        yield x, y
         return
     for begin in range(0, rows, _ROWS):
-        part = tree.map_structure(lambda a, b=begin: a[b : b + _ROWS], (x, y))
-        yield to_tensors(part[0], "x"), to_tensors(part[1], "y")
+        yield tree.map_structure(lambda a, b=begin: a[b : b + _ROWS], (x, y))

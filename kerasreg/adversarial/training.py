@@ -183,6 +183,19 @@ class AdversarialModel(keras.Model):
 
     @attack.setter
     def attack(self, attack):
+        self.check_attack(attack)
+        self._attack = attack
+
+    def check_attack(self, attack):
+        """Raise if an attack does not suit the objective.
+
+        Args:
+            attack: What should be an `Attack`.
+
+        Raises:
+            TypeError: If it is none.
+            ValueError: If it has to begin at random and does not.
+        """
         if not isinstance(attack, Attack):
             raise TypeError(
                 "Invalid value for argument `attack`. Expected an attack such as "
@@ -195,7 +208,6 @@ class AdversarialModel(keras.Model):
                 f'True for objective="{self.objective}": the divergence that it raises '
                 f"has no slope at x. Received: attack={attack!r}"
             )
-        self._attack = attack
 
     def make_train_function(self, force=False):
         """Trace the step anew if the attack is another one, or was changed."""
