@@ -20,7 +20,10 @@ class FGSM(Attack):
 
     `x + eps·sign(∇ₓ loss)` in the maximum norm, `x + eps·∇/‖∇‖₂` in the Euclidean
     one. With `random_start` it begins at a random point of the ball and goes `step`
-    (RS-FGSM): hardly stronger, but the attack for fast adversarial training.
+    (RS-FGSM): hardly stronger, but the attack for fast adversarial training. As in the
+    paper only the result is held to the bounds, so that the model is also asked up to
+    `eps` outside of them: from a start that is clipped, pixels at a bound could only
+    end at their old value or at `eps` from it, which a model learns by heart.
 
     Args:
         eps: Non-negative number, the radius of the ball.
@@ -59,10 +62,11 @@ class FGSM(Attack):
 
     def perturb(self, problem, seed):
         """One step."""
-        start = problem.random(seed) if self.random_start else problem.zeros()
-        step = self.step
-        if step is None:
-            step = self.eps * (1.25 if self.random_start else 1.0)
+        if self.random_start:
+            start, step = problem.random(seed, bounded=False), 1.25 * self.eps
+        else:
+            start, step = problem.zeros(), self.eps
+        step = step if self.step is None else self.step
         return problem.climb(start, problem.gradient(start), step)
 
     def get_config(self):

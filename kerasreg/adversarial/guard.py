@@ -22,7 +22,9 @@ class OverfittingGuard(keras.callbacks.Callback):
     After each epoch the guard measures accuracy under PGD on data that are not trained
     on, logs it as `robust_accuracy`, and if it has fallen by more than `drop` from its
     best, restores the model's weights of then and stops or goes on with PGD. The state
-    of the optimizer is left as it is.
+    of the optimizer is left as it is. When training ends and that accuracy was never
+    above what one class for all examples gets, the guard warns: such a model has
+    collapsed from the start, or was attacked too hard before it had learned anything.
 
     Each `fit` begins anew, also one that goes on with the same model: what was best
     before is forgotten. Callbacks that monitor `robust_accuracy`, such as
@@ -105,6 +107,7 @@ class OverfittingGuard(keras.callbacks.Callback):
         self.best, self.acted = -1.0, None
         self._judge: Any = None
         self._by: Any = None
+        self._trivial = 1.0
         self._weights: Any = None
 
     def on_train_begin(self, logs=None):
@@ -118,6 +121,8 @@ class OverfittingGuard(keras.callbacks.Callback):
         self.best, self.acted, self._weights = -1.0, None, None
         self._by = self.attack or PGD(**where(model.attack))
         self._judge = Judge(model, *self._data)
+        counts = np.unique(self._judge.classes, return_counts=True)[1]
+        self._trivial = float(np.max(counts)) / self._judge.examples
         self._by.check(self._judge.inputs, self._judge.targets(self._by))
         if self.fallback is not None:
             model.check_attack(self.fallback)
@@ -146,6 +151,16 @@ class OverfittingGuard(keras.callbacks.Callback):
             return
         self.model.attack = self.fallback or PGD(**where(self.model.attack))
         self.model.make_train_function(force=True)
+
+    def on_train_end(self, logs=None):
+        """Warn of a model that has learned nothing that holds."""
+        if 0 <= self.best <= self._trivial < 1:
+            warnings.warn(
+                "Accuracy under attack was never above that of one class for all "
+                f"examples, {self._trivial:.3f}: it was at most {self.best:.3f}. "
+                "Train longer, or with a smaller `eps` in the first epochs.",
+                stacklevel=2,
+            )
 
 
 def _share(name, value):

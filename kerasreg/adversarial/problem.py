@@ -153,9 +153,9 @@ class Problem:
         """No perturbation."""
         return [ops.zeros_like(space.x) for space in self.spaces]
 
-    def random(self, seed):
+    def random(self, seed, bounded=True):
         """A random perturbation of each input within its ball."""
-        return random_points(self.spaces, seed)
+        return random_points(self.spaces, seed, bounded)
 
     def climb(self, deltas, gradients, step):
         """A step of steepest ascent of each, constrained."""
@@ -163,15 +163,16 @@ class Problem:
         return [space.climb(d, g, step) for space, d, g in rows]
 
 
-def random_points(spaces, seed):
+def random_points(spaces, seed, bounded=True):
     """A random perturbation in each space.
 
     Args:
         spaces: List of `Space`.
         seed: Integer tensor (2,).
+        bounded: Whether to keep the inputs within their bounds.
     """
     return [
-        space.random(seed + ops.cast([2 * i, 0], seed.dtype))
+        space.random(seed + ops.cast([2 * i, 0], seed.dtype), bounded)
         for i, space in enumerate(spaces)
     ]
 

@@ -89,10 +89,11 @@ class Space:
         move = geometry.ascent(slope, self.norm, free)
         return self.constrain(delta + ops.cast(step, delta.dtype) * move)
 
-    def random(self, seed):
-        """A uniform point of the ball, constrained."""
+    def random(self, seed, bounded=True):
+        """A uniform point of the ball, constrained; or not to the bounds."""
         free = self.masked(ops.ones_like(self.x))
-        return self.constrain(geometry.random_point(free, self.eps, self.norm, seed))
+        point = geometry.random_point(free, self.eps, self.norm, seed)
+        return self.constrain(point) if bounded else point
 
     def probe(self, length):
         """A Euclidean ball of that radius, with this scale and mask, without bounds."""

@@ -116,6 +116,20 @@ def test_rs_fgsm_is_in_the_ball_and_differs_by_seed():
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.parametrize("norm", ["inf", 2, 1])
+def test_rs_fgsm_holds_its_result_to_the_bounds_not_its_start(norm):
+    """Clipped before the step, an entry at a bound would end at 0 or at eps."""
+    model, at_bound = models.linear(np.ones((4, 1))), np.zeros((2000, 4))
+    attack = FGSM(0.2, norm, random_start=True, bounds=(0, 1))
+    moved = change(attack, model, at_bound, at_bound[:, :1] - 9)
+    assert moved.min() >= 0
+    norms = np.linalg.norm(moved, {"inf": np.inf}.get(norm, norm), axis=1)
+    assert norms.max() < 0.2 + 1e-6
+    if norm == "inf":  # uniform in -0.2 to 0.2, plus 0.25, at most 0.2
+        assert abs(np.mean(moved < 0.1999) - 0.375) < 0.02
+        assert abs(np.mean(moved < 0.125) - 0.1875) < 0.02
+
+
 def test_one_hot_and_sparse_labels_and_probabilities_give_one_attack():
     (x, y), moved = models.digits()[1], []
     for last in (None, "softmax"):

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -78,6 +80,26 @@ def test_a_good_run_is_left_alone():
     assert guard.acted is None
     assert len(history["robust_accuracy"]) == 3
     assert isinstance(model.attack, FGSM)
+
+
+@pytest.mark.parametrize(
+    ("weight", "same", "warned"),
+    [(0.0, False, True), (1.0, False, False), (0.0, True, False)],
+)
+def test_a_model_that_holds_nothing_is_warned_of(weight, same, warned):
+    """Unless one class is all that there is to judge by."""
+    x = np.array([[-1.0], [1.0], [1.0]] * 4)
+    y = np.ones(12, int) if same else (x[:, 0] > 0).astype(int)
+    inner = models.linear([[weight]], loss="binary_crossentropy", activation="sigmoid")
+    model = AdversarialModel(inner, FGSM(0.1))
+    model.compile(keras.optimizers.SGD(0.0), "binary_crossentropy")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(x, y, verbose=0, callbacks=[OverfittingGuard(x, y)])
+    found = [str(w.message) for w in caught if "one class for all" in str(w.message)]
+    assert len(found) == warned
+    if warned:
+        assert "examples, 0.667: it was at most 0.333" in found[0]
 
 
 def test_each_fit_begins_anew():
