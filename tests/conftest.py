@@ -1,5 +1,6 @@
 """Settings that hold for every test: two logical CPUs, fixed seeds, float32."""
 
+import gc
 import os
 import pathlib
 
@@ -20,6 +21,8 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0],
     [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+gc.freeze()  # what was imported stays: not to be looked through again
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` is applied
