@@ -62,11 +62,12 @@ class FGSM(Attack):
 
     def perturb(self, problem, seed):
         """One step."""
+        start = problem.zeros()
         if self.random_start:
-            start, step = problem.random(seed, bounded=False), 1.25 * self.eps
-        else:
-            start, step = problem.zeros(), self.eps
-        step = step if self.step is None else self.step
+            start = problem.random(seed, bounded=False)
+        step = self.step
+        if step is None:
+            step = self.eps * (1.25 if self.random_start else 1.0)
         return problem.climb(start, problem.gradient(start), step)
 
     def get_config(self):

@@ -107,7 +107,6 @@ class OverfittingGuard(keras.callbacks.Callback):
         self.best, self.acted = -1.0, None
         self._judge: Any = None
         self._by: Any = None
-        self._trivial = 1.0
         self._weights: Any = None
 
     def on_train_begin(self, logs=None):
@@ -121,8 +120,6 @@ class OverfittingGuard(keras.callbacks.Callback):
         self.best, self.acted, self._weights = -1.0, None, None
         self._by = self.attack or PGD(**where(model.attack))
         self._judge = Judge(model, *self._data)
-        counts = np.unique(self._judge.classes, return_counts=True)[1]
-        self._trivial = float(np.max(counts)) / self._judge.examples
         self._by.check(self._judge.inputs, self._judge.targets(self._by))
         if self.fallback is not None:
             model.check_attack(self.fallback)
@@ -154,10 +151,12 @@ class OverfittingGuard(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         """Warn of a model that has learned nothing that holds."""
-        if 0 <= self.best <= self._trivial < 1:
+        counts = np.unique(self._judge.classes, return_counts=True)[1]
+        trivial = np.max(counts) / self._judge.examples
+        if 0 <= self.best <= trivial < 1:
             warnings.warn(
                 "Accuracy under attack was never above that of one class for all "
-                f"examples, {self._trivial:.3f}: it was at most {self.best:.3f}. "
+                f"examples, {trivial:.3f}: it was at most {self.best:.3f}. "
                 "Train longer, or with a smaller `eps` in the first epochs.",
                 stacklevel=2,
             )
